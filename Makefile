@@ -1,0 +1,54 @@
+# `make test` in a fresh checkout sets everything up by itself, in .venv.
+PYTHON ?= python3
+WORKDIR ?= runs/demo
+
+BIN := .venv/bin
+PIP_INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
+
+.PHONY: help setup test parity demo lint format types clean
+
+help:
+	@echo "make setup    install the library and its tools into .venv"
+	@echo "make test     run the tests (all but tests/parity)"
+	@echo "make parity   compare with PyTorch: installs torch, runs tests/parity"
+	@echo "make demo     train a small translator and evaluate it (WORKDIR=$(WORKDIR))"
+	@echo "make lint     ruff's rules and formatting; 'make format' repairs them"
+	@echo "make types    mypy"
+	@echo "make clean    remove .venv and the caches; runs/ stays"
+
+# A stamp file stands for an installation, which is redone only when a requirement changes.
+setup: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP_INSTALL) -e '.[dev,demo]'
+	@touch $@
+
+.venv/installed-parity: .venv/installed
+	$(PIP_INSTALL) -e '.[parity]'
+	@touch $@
+
+test: setup
+	$(BIN)/python -m pytest --ignore=tests/parity
+
+parity: .venv/installed-parity
+	$(BIN)/python -m pytest tests/parity
+
+demo: setup
+	$(BIN)/python train.py --config configs/translate_demo.py --workdir $(WORKDIR)
+	$(BIN)/python eval.py --workdir $(WORKDIR)
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: setup
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+types: setup
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

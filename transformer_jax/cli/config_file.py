@@ -1,0 +1,75 @@
+"""Reads a config file, and changes its config by typed command-line flags."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+import tyro
+
+from transformer_jax.errors import UserError
+from transformer_jax.training.config import ExperimentConfig
+
+
+def load_config(path: Path) -> ExperimentConfig:
+    """Runs a config file and returns what its get_config() gives.
+
+    Raises:
+      UserError: there is no such file, or it has no get_config.
+    """
+    if not path.is_file():
+        near = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
+        there = f" {path.parent} has {', '.join(near)}." if near else ""
+        raise UserError(f"--config {path} does not exist.{there}")
+    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"--config {path} is not a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    get_config = getattr(module, "get_config", None)
+    config = get_config() if callable(get_config) else None
+    if not isinstance(config, ExperimentConfig):
+        raise UserError(f"--config {path} must define get_config() -> ExperimentConfig.")
+    return config
+
+
+@dataclasses.dataclass(frozen=True)
+class RunArgs:
+    """What a start of a run has besides its config.
+
+    Attributes:
+      workdir: folder of the run: its config, tokenizer, metrics and checkpoints.
+      profile: trace a few steps into WORKDIR/profile.
+    """
+
+    workdir: Path
+    profile: bool = False
+
+
+def parse_overrides(
+    config: ExperimentConfig, argv: Sequence[str], description: str
+) -> tuple[RunArgs, ExperimentConfig]:
+    """Parses --workdir, --profile and one flag for each field of the config.
+
+    A wrong flag or value ends the program with a message that names it, and --help with a list.
+    """
+
+    def command(
+        run: tyro.conf.OmitArgPrefixes[RunArgs],
+        config: tyro.conf.OmitArgPrefixes[ExperimentConfig] = config,
+    ) -> tuple[RunArgs, ExperimentConfig]:
+        return run, config
+
+    try:
+        return tyro.cli(
+            command,
+            args=list(argv),
+            prog="train.py --config FILE",
+            description=description,
+            config=(tyro.conf.AvoidSubcommands,),
+        )
+    except ValueError as error:  # a value that a config's own check refuses
+        raise UserError(str(error)) from error
+

@@ -1,0 +1,72 @@
+"""Evaluates a run: `python eval.py --workdir DIR [--split test]`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformer_jax.cli.config_file import load_config
+from transformer_jax.errors import UserError
+from transformer_jax.models.transformer import TransformerConfig
+from transformer_jax.parallel.mesh import MeshConfig
+from transformer_jax.tasks.translation import TranslationConfig, TranslationData
+from transformer_jax.training.config import ExperimentConfig, TrainConfig
+from transformer_jax.training.config_json import classes_in, from_json, read_json
+from transformer_jax.training.curves import draw_loss
+from transformer_jax.training.evaluate import evaluate
+from transformer_jax.training.optimizer import OptimizerConfig
+
+# The classes that a config.json may name; those of one's own config file come from --config.
+CLASSES = classes_in(ExperimentConfig(None, None, None)) | {
+    ExperimentConfig,
+    MeshConfig,
+    OptimizerConfig,
+    TrainConfig,
+    TransformerConfig,
+    TranslationConfig,
+    TranslationData,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Restores, evaluates, prints; the last line on stdout is one JSON object.
+
+    Returns:
+      0; 1 after an error of the user's.
+    """
+    parser = argparse.ArgumentParser(prog="eval.py", description=__doc__)
+    parser.add_argument("--workdir", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--split", default="test", help="train, valid or test")
+    parser.add_argument(
+        "--step", default="latest", help="a step, latest, or best: by validation loss"
+    )
+    parser.add_argument(
+        "--average", type=int, help="newest checkpoints to average; default: as the config says"
+    )
+    parser.add_argument("--config", type=Path, help="a config file whose classes are your own")
+    parser.add_argument("--data.path", dest="data_path", help="where the data is now")
+    args = parser.parse_args(argv)
+    try:
+        path = args.workdir / "config.json"
+        own = classes_in(load_config(args.config)) if args.config else set()
+        config = from_json(read_json(path), CLASSES | own, where=str(path))
+        metrics, report = evaluate(
+            config,
+            args.workdir,
+            split=args.split,
+            step=args.step,
+            average=args.average,
+            data_path=args.data_path,
+        )
+        curve = draw_loss(args.workdir)
+    except UserError as error:
+        print(f"eval.py: {error}", file=sys.stderr)
+        return 1
+    print(report)
+    if curve is not None:
+        print(f"\nloss curve: {curve}")
+    print(json.dumps(metrics))
+    return 0

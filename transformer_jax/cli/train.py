@@ -1,0 +1,43 @@
+"""Trains a run: `python train.py --config configs/NAME.py --workdir DIR [overrides]`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformer_jax.cli.config_file import load_config, parse_overrides
+from transformer_jax.errors import UserError
+
+USAGE = """usage: train.py --config FILE --workdir DIR [overrides]
+
+Trains what the config file describes, or goes on where the run in DIR stopped.
+`train.py --config FILE --help` lists every override."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parses the command line and trains.
+
+    Returns:
+      0; 1 after an error of the user's; 2 without a config; 130 after Ctrl-C.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", type=Path)
+    known, overrides = parser.parse_known_args(argv)
+    if known.config is None:
+        wants_help = {"-h", "--help"} & set(overrides)
+        print(USAGE, file=sys.stdout if wants_help else sys.stderr)
+        return 0 if wants_help else 2
+    try:
+        run, config = parse_overrides(load_config(known.config), overrides, __doc__ or "")
+        from transformer_jax.training.loop import train  # after --help, which needs no jax
+
+        train(config, run.workdir, profile=run.profile)
+    except UserError as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ntrain.py: stopped; the same command goes on from the last checkpoint.")
+        return 130
+    return 0

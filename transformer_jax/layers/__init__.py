@@ -1,0 +1,1 @@
+"""The mathematics: pure functions, and thin modules that own their parameters."""

@@ -1,0 +1,43 @@
+"""Token embeddings, which also score the next token where they are shared."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from transformer_jax.typing import Array
+
+
+class TokenEmbedding(nn.Module):
+    """A vector for each token (arXiv:1706.03762, section 3.4).
+
+    Vectors start with variance 1/D, and the look-up multiplies them by sqrt(D), so that what
+    enters the first layer has unit variance beside the sinusoids, while the shared output
+    projection starts with logits of unit variance.
+
+    Attributes:
+      vocab_size: number of tokens V.
+      width: width D.
+      dtype: dtype of what the look-up gives and of the products in `logits`.
+    """
+
+    vocab_size: int
+    width: int
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self) -> None:
+        init = nn.initializers.normal(self.width**-0.5)
+        self.embedding = self.param("embedding", init, (self.vocab_size, self.width))
+
+    def __call__(self, tokens: Array) -> Array:
+        """int [B,T] -> [B,T,D]; a token outside the vocabulary gives NaN, never another's vector.
+
+        Token ids are checked where data is loaded; here nothing can raise.
+        """
+        # A negative index would count from the end, so it is sent beyond the end first.
+        tokens = jnp.where(tokens < 0, self.vocab_size, tokens)
+        vectors = jnp.take(self.embedding, tokens, axis=0, mode="fill", fill_value=jnp.nan)
+        return vectors.astype(self.dtype) * jnp.asarray(self.width**0.5, self.dtype)
+
+    def logits(self, x: Array) -> Array:
+        """Scores every token by its own vector: [B,T,D] -> float32 [B,T,V]."""
+        table = self.embedding.astype(self.dtype)
+        return jnp.einsum("BTD,VD->BTV", x, table, preferred_element_type=jnp.float32)

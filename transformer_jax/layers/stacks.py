@@ -1,0 +1,154 @@
+"""Stacks of layers: one stacked parameter tree, scanned or unrolled, with or without remat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+
+from transformer_jax.layers.attention import KeyValues
+from transformer_jax.layers.blocks import CAUSAL, DecoderLayer, EncoderLayer
+from transformer_jax.layers.masks import Mask
+from transformer_jax.typing import Array, Constrain, identity
+
+Remat = Literal["none", "dots", "full"]
+
+_POLICIES = {
+    "dots": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,  # keeps the big products
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class _Stack(nn.Module):
+    """Runs one layer `num_layers` times, each time with parameters of its own.
+
+    Every leaf of the layer's parameters gets a leading axis L, whichever way the stack runs, so
+    that there is one parameter tree and one checkpoint format.
+
+    Attributes:
+      layer: the layer to repeat.
+      num_layers: number of layers L.
+      unroll: compiles the layers one after the other instead of as a loop: the same result,
+        slower to compile, faster on a CPU.
+      remat: what the backward pass computes again instead of keeping: nothing, all but the
+        products with parameters ("dots"), or everything ("full").
+      constrain: fixes the layout of the activations [B,T,D] after each layer.
+    """
+
+    layer: Any
+    num_layers: int
+    unroll: bool = False
+    remat: Remat = "none"
+    constrain: Constrain = identity
+
+    def setup(self) -> None:
+        if self.layer.norm_first:  # a pre-norm stack leaves its sum unnormalised
+            self.norm = nn.LayerNorm(epsilon=self.layer.norm_epsilon, dtype=self.layer.dtype)
+
+    def _scan(self, body: Callable, carry: Any, xs: Any = None) -> tuple[Any, Any]:
+        """Scans body(layer, carry, x) -> (carry, y) over the layers and xs [L, ...]."""
+        if self.remat != "none":
+            body = nn.remat(body, policy=_POLICIES[self.remat], prevent_cse=False)
+        scan = nn.scan(
+            body,
+            variable_axes={"params": 0, "intermediates": 0},
+            split_rngs={"params": True, "dropout": True},
+            length=self.num_layers,
+            unroll=self.num_layers if self.unroll else 1,
+        )
+        return scan(self.layer, carry, xs)
+
+    def _finish(self, x: Array) -> Array:
+        return self.norm(x) if self.layer.norm_first else x
+
+
+class Encoder(_Stack):
+    """A stack of encoder layers (arXiv:1706.03762, section 3.1).
+
+    Attributes:
+      layer: an `EncoderLayer`, or a module of yours that is called in the same way.
+      num_layers, unroll, remat, constrain: see the stack.
+    """
+
+    layer: EncoderLayer
+
+    def __call__(
+        self,
+        x: Array,
+        *,
+        mask: Mask | None = None,
+        bias: Array | None = None,
+        deterministic: bool = True,
+    ) -> Array:
+        """[B,T,D] -> [B,T,D]."""
+
+        def body(layer: EncoderLayer, x: Array, _: None) -> tuple[Array, None]:
+            y = layer(x, mask=mask, bias=bias, deterministic=deterministic)
+            return self.constrain(y), None
+
+        x, _ = self._scan(body, self.constrain(x))
+        return self._finish(x)
+
+
+class Decoder(_Stack):
+    """A stack of decoder layers (arXiv:1706.03762, section 3.1).
+
+    Attributes:
+      layer: a `DecoderLayer`, or a module of yours that is called in the same way.
+      num_layers, unroll, remat, constrain: see the stack.
+    """
+
+    layer: DecoderLayer
+
+    def __call__(
+        self,
+        x: Array,
+        encoded: Array,
+        *,
+        mask: Mask | None = CAUSAL,
+        cross_mask: Mask | None = None,
+        deterministic: bool = True,
+    ) -> Array:
+        """[B,T,D] and the encoder's output [B,S,D'] -> [B,T,D]."""
+
+        def body(layer: DecoderLayer, x: Array, _: None) -> tuple[Array, None]:
+            y = layer(x, encoded, mask=mask, cross_mask=cross_mask, deterministic=deterministic)
+            return self.constrain(y), None
+
+        x, _ = self._scan(body, self.constrain(x))
+        return self._finish(x)
+
+    def memory(self, encoded: Array) -> KeyValues:
+        """Every layer's keys and values of the encoder's output: [B,S,D'] -> [L,B,S,N,H]."""
+
+        def body(layer: DecoderLayer, carry: None, _: None) -> tuple[None, KeyValues]:
+            return carry, layer.memory(encoded)
+
+        return self._scan(body, None)[1]
+
+    def empty_cache(self, batch_size: int, max_length: int) -> KeyValues:
+        """The cache before the first step: [L,B,max_length,N,H]; needs no parameters."""
+        heads, width = self.layer.num_heads, self.layer.width
+        shape = (self.num_layers, batch_size, max_length, heads, width // heads)
+        return KeyValues.zeros(shape, self.layer.dtype)
+
+    def decode(
+        self,
+        x: Array,
+        memory: KeyValues,
+        cache: KeyValues,
+        index: Array,
+        *,
+        cross_mask: Mask | None = None,
+    ) -> tuple[Array, KeyValues]:
+        """Incremental: x [B,T,D] at places index..index+T-1 -> [B,T,D] and the new cache."""
+
+        def body(
+            layer: DecoderLayer, x: Array, part: tuple[KeyValues, KeyValues]
+        ) -> tuple[Array, KeyValues]:
+            return layer.decode(x, part[0], part[1], index, cross_mask=cross_mask)
+
+        x, cache = self._scan(body, x, (memory, cache))
+        return self._finish(x), cache

@@ -1,0 +1,1 @@
+"""Models: compositions of layers, each with its config."""

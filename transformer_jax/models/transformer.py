@@ -1,0 +1,231 @@
+"""The encoder-decoder Transformer of "Attention Is All You Need" (arXiv:1706.03762)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from transformer_jax.layers.attention import (
+    AttentionFn,
+    KeyValues,
+    chunked_attention,
+    dense_attention,
+)
+from transformer_jax.layers.blocks import DecoderLayer, EncoderLayer
+from transformer_jax.layers.embeddings import TokenEmbedding
+from transformer_jax.layers.feed_forward import Activation
+from transformer_jax.layers.masks import Mask
+from transformer_jax.layers.positions import (
+    SinusoidLayout,
+    default_positions,
+    sinusoidal_positions,
+)
+from transformer_jax.layers.stacks import Decoder, Encoder, Remat
+from transformer_jax.typing import Array, Constrain, identity
+
+_KERNELS: dict[str, AttentionFn] = {"dense": dense_attention, "chunked": chunked_attention}
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes of a Transformer; the defaults are the base model (table 3 of the paper).
+
+    Attributes:
+      vocab_size: size V of the vocabulary that source and target share.
+      width: width D.
+      num_heads: heads N of each attention; must divide the width.
+      feed_forward_dim: width F of the feed-forward networks.
+      encoder_layers: layers of the encoder.
+      decoder_layers: layers of the decoder.
+      dropout_rate: dropout of the embeddings' sums and of each sublayer's output.
+      attention_dropout_rate: dropout of the attention weights.
+      feed_forward_dropout_rate: dropout inside the feed-forward networks.
+      activation: activation of the feed-forward networks.
+      norm_first: pre-norm layers (arXiv:2002.04745) in place of the paper's post-norm.
+      attention_bias: gives the attention's projections a bias; the paper has none.
+      sinusoids: order of the channels of the position signal; the paper's is interleaved.
+      attention: the attention kernel.
+      dtype: dtype of the products; parameters and statistics are float32.
+      remat: what the backward pass computes again; see `Encoder`.
+      unroll: compiles the layers one after the other; faster on a CPU.
+    """
+
+    vocab_size: int = 37000
+    width: int = 512
+    num_heads: int = 8
+    feed_forward_dim: int = 2048
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    dropout_rate: float = 0.1
+    attention_dropout_rate: float = 0.0
+    feed_forward_dropout_rate: float = 0.0
+    activation: Activation = "relu"
+    norm_first: bool = False
+    attention_bias: bool = False
+    sinusoids: SinusoidLayout = "interleaved"
+    attention: Literal["dense", "chunked"] = "dense"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: Remat = "none"
+    unroll: bool = False
+
+    def __post_init__(self) -> None:
+        sizes = ("vocab_size", "width", "num_heads", "feed_forward_dim")
+        for name in (*sizes, "encoder_layers", "decoder_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name}={getattr(self, name)} must be at least 1.")
+        if self.width % self.num_heads or self.width % 2:
+            raise ValueError(
+                f"model.width={self.width} must be even and a multiple of "
+                f"model.num_heads={self.num_heads}."
+            )
+        for name in ("dropout_rate", "attention_dropout_rate", "feed_forward_dropout_rate"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"model.{name}={getattr(self, name)} must be in [0, 1).")
+
+    @classmethod
+    def big(cls, **changes: Any) -> TransformerConfig:
+        """The big model of table 3."""
+        sizes = dict(width=1024, feed_forward_dim=4096, num_heads=16, dropout_rate=0.3)
+        return cls(**(sizes | changes))
+
+    @classmethod
+    def small(cls, **changes: Any) -> TransformerConfig:
+        """3+3 layers of width 256, for some ten thousand sentence pairs."""
+        sizes = dict(vocab_size=8000, width=256, num_heads=4, feed_forward_dim=1024)
+        layers = dict(encoder_layers=3, decoder_layers=3)
+        return cls(**(sizes | layers | changes))
+
+
+class Transformer(nn.Module):
+    """Encoder and decoder over one shared embedding.
+
+    Rows may hold several packed pairs: `source_segments` and `target_segments` [B,S], [B,T] tell
+    them apart (1, 2, ...; 0 is padding), and the positions restart in each. Without segments every
+    token is real; without positions they count from 0.
+
+    Attributes:
+      config: the sizes.
+      attention_fn: an attention kernel in place of the config's.
+      constrain: fixes the layout of the activations [B,T,D] after each layer.
+    """
+
+    config: TransformerConfig
+    attention_fn: AttentionFn | None = None
+    constrain: Constrain = identity
+
+    def setup(self) -> None:
+        c = self.config
+        dtype = jnp.dtype(c.dtype)
+        sizes = dict(
+            width=c.width,
+            num_heads=c.num_heads,
+            feed_forward_dim=c.feed_forward_dim,
+            dropout_rate=c.dropout_rate,
+            attention_dropout_rate=c.attention_dropout_rate,
+            feed_forward_dropout_rate=c.feed_forward_dropout_rate,
+            activation=c.activation,
+            norm_first=c.norm_first,
+            attention_bias=c.attention_bias,
+            attention_fn=self.attention_fn or _KERNELS[c.attention],
+            dtype=dtype,
+        )
+        stack = dict(unroll=c.unroll, remat=c.remat, constrain=self.constrain)
+        self.token_embedding = TokenEmbedding(c.vocab_size, c.width, dtype=dtype)
+        self.encoder = Encoder(EncoderLayer(**sizes, parent=None), c.encoder_layers, **stack)
+        self.decoder = Decoder(DecoderLayer(**sizes, parent=None), c.decoder_layers, **stack)
+        self.dropout = nn.Dropout(c.dropout_rate)
+
+    def __call__(
+        self,
+        source: Array,
+        target_inputs: Array,
+        *,
+        source_segments: Array | None = None,
+        target_segments: Array | None = None,
+        source_positions: Array | None = None,
+        target_positions: Array | None = None,
+        deterministic: bool = True,
+    ) -> Array:
+        """Scores each next target token.
+
+        Args:
+          source: int [B,S].
+          target_inputs: int [B,T], the target shifted right, first a start token.
+          source_segments, target_segments: int [B,S], [B,T]; give both or none.
+          source_positions, target_positions: int [B,S], [B,T].
+          deterministic: False turns dropout on and needs the rng "dropout".
+
+        Returns:
+          Logits, float32 [B,T,V].
+        """
+        if (source_segments is None) != (target_segments is None):
+            raise ValueError("Give source_segments and target_segments together, or neither.")
+        encoded = self.encode(
+            source, segments=source_segments, positions=source_positions, deterministic=deterministic
+        )
+        mask, cross_mask = Mask.causal(), None
+        if source_segments is not None:
+            mask = mask & Mask.segments(target_segments)
+            cross_mask = Mask.segments(target_segments, source_segments)
+        x = self._embed(target_inputs, target_positions, deterministic)
+        x = self.decoder(
+            x, encoded, mask=mask, cross_mask=cross_mask, deterministic=deterministic
+        )
+        return self.token_embedding.logits(x)
+
+    def encode(
+        self,
+        source: Array,
+        *,
+        segments: Array | None = None,
+        positions: Array | None = None,
+        deterministic: bool = True,
+    ) -> Array:
+        """int [B,S] -> [B,S,D]."""
+        mask = None if segments is None else Mask.segments(segments)
+        x = self._embed(source, positions, deterministic)
+        return self.encoder(x, mask=mask, deterministic=deterministic)
+
+    def memory(self, encoded: Array) -> KeyValues:
+        """What all steps of decoding attend to: [B,S,D] -> keys and values [L,B,S,N,H]."""
+        return self.decoder.memory(encoded)
+
+    def empty_cache(self, batch_size: int, max_length: int) -> KeyValues:
+        """The cache before the first step: [L,B,max_length,N,H]; reads no parameters."""
+        return self.decoder.empty_cache(batch_size, max_length)
+
+    def decode_step(
+        self,
+        tokens: Array,
+        memory: KeyValues,
+        cache: KeyValues,
+        index: Array,
+        *,
+        source_valid: Array | None = None,
+    ) -> tuple[Array, KeyValues]:
+        """One step of decoding for each row.
+
+        Args:
+          tokens: int [B], the tokens at place `index`; at 0 the start token.
+          memory: from `memory`.
+          cache: from `empty_cache`, then what the step before returned.
+          index: int [], 0 in the first step.
+          source_valid: bool or int [B,S], non-zero where the source is real.
+
+        Returns:
+          Logits of the next token, float32 [B,V], and the new cache.
+        """
+        positions = jnp.broadcast_to(index, tokens.shape)[:, None]
+        x = self._embed(tokens[:, None], positions, True)
+        cross_mask = None if source_valid is None else Mask.padding(source_valid)
+        x, cache = self.decoder.decode(x, memory, cache, index, cross_mask=cross_mask)
+        return self.token_embedding.logits(x)[:, 0], cache
+
+    def _embed(self, tokens: Array, positions: Array | None, deterministic: bool) -> Array:
+        positions = default_positions(tokens) if positions is None else positions
+        waves = sinusoidal_positions(positions, self.config.width, layout=self.config.sinusoids)
+        x = self.token_embedding(tokens)
+        return self.dropout(x + waves.astype(x.dtype), deterministic=deterministic)

@@ -1,0 +1,1 @@
+"""Losses as {name: (sum, weight)}, so that they add up exactly over microbatches and devices."""

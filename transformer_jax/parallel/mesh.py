@@ -1,0 +1,58 @@
+"""The mesh of devices: which axes there are, and how many devices each takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax
+from jax.sharding import AxisType, Mesh
+
+from transformer_jax.errors import UserError
+
+AXES = ("data", "fsdp", "model")
+BATCH_AXES = ("data", "fsdp")  # a batch is split over both
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """How many devices each axis takes.
+
+    Attributes:
+      data: copies of the model, each with a slice of the batch; None takes what is left over.
+      fsdp: slices of the batch whose devices also share the parameters among them.
+      model: devices that split each layer: heads, feed-forward width and vocabulary.
+    """
+
+    data: int | None = None
+    fsdp: int = 1
+    model: int = 1
+
+    def __post_init__(self) -> None:
+        for name in AXES:
+            size = getattr(self, name)
+            if size is not None and size < 1:
+                raise ValueError(f"mesh.{name}={size} must be at least 1.")
+
+
+def make_mesh(config: MeshConfig) -> Mesh:
+    """A mesh (data, fsdp, model) over all devices.
+
+    Raises:
+      UserError: the axes do not multiply to the number of devices.
+    """
+    count = jax.device_count()
+    taken = config.fsdp * config.model
+    data = count // taken if config.data is None else config.data
+    if data * taken != count:
+        raise UserError(
+            f"The mesh data={config.data or 'rest'} x fsdp={config.fsdp} x model={config.model} "
+            f"does not divide the {count} devices that are here. Set --mesh.data, --mesh.fsdp and "
+            f"--mesh.model so that their product is {count}."
+        )
+    return jax.make_mesh((data, config.fsdp, config.model), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """How many slices the mesh cuts a batch into."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)

@@ -1,0 +1,310 @@
+"""Translation: packed sentence pairs in, label-smoothed cross-entropy and BLEU out."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from transformer_jax.data.packing import balanced_capacity, filled, pack
+from transformer_jax.data.pipeline import DataState, Ragged, batches, pack_pairs, pair_lengths
+from transformer_jax.data.sources import read_pairs
+from transformer_jax.data.tokenizers import SentencePieceTokenizer
+from transformer_jax.errors import UserError
+from transformer_jax.models.transformer import Transformer, TransformerConfig
+from transformer_jax.objectives.losses import label_smoothed_cross_entropy, token_accuracy
+from transformer_jax.parallel.sharding import TRANSFORMER_RULES, Rules, constrain_activations
+from transformer_jax.tasks.task import Evaluation
+from transformer_jax.tasks.translation_eval import score_translations, translate
+from transformer_jax.typing import Array, Batch, Params, Terms
+
+
+@dataclasses.dataclass(frozen=True)
+class TranslationData:
+    """Where the sentence pairs are.
+
+    Attributes:
+      path: a folder with train.tsv, valid.tsv and test.tsv of `source<TAB>target`;
+        `tfds:NAME` for a TensorFlow dataset, as tfds:wmt14_translate/de-en;
+        `catalogs:installed` or `catalogs:FOLDER` for gettext catalogs.
+      source_language: language of the source, as the dataset names it.
+      target_language: language of the target, as the dataset names it.
+      row_length: tokens of a packed row, on its longer side.
+      too_long: what happens to a pair that is longer than a row: it is dropped and counted, or
+        it is an error.
+    """
+
+    path: str = ""
+    source_language: str = "en"
+    target_language: str = "de"
+    row_length: int = 128
+    too_long: Literal["drop", "error"] = "drop"
+
+    def __post_init__(self) -> None:
+        if self.row_length < 8:
+            raise ValueError(f"data.row_length={self.row_length} must be at least 8.")
+        if Path(self.path).is_dir() and self.path:  # the run must find it from any folder
+            object.__setattr__(self, "path", str(Path(self.path).resolve()))
+
+
+@dataclasses.dataclass(frozen=True)
+class TranslationConfig:
+    """The objective and the search.
+
+    Attributes:
+      label_smoothing: e of section 5.4.
+      beam_size: hypotheses of the beam search that `evaluate` translates with.
+      length_penalty: alpha of its length penalty ((5 + length) / 6)^alpha.
+    """
+
+    label_smoothing: float = 0.1
+    beam_size: int = 4
+    length_penalty: float = 0.6
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise ValueError(f"task.label_smoothing={self.label_smoothing} must be in [0, 1).")
+        if self.beam_size < 1:
+            raise ValueError(f"task.beam_size={self.beam_size} must be at least 1.")
+
+    def build(
+        self,
+        *,
+        model: TransformerConfig,
+        data: TranslationData,
+        batch_size: int,
+        seed: int,
+        workdir: Path,
+        mesh: Mesh,
+    ) -> Translation:
+        """Reads the pairs; trains the tokenizer on them, or loads the run's own.
+
+        Raises:
+          UserError: the data is missing, malformed or empty, or does not fit the model.
+        """
+        return Translation(self, model, data, batch_size, seed, workdir, mesh)
+
+
+class Translation:
+    """The task; see `Task` for its members."""
+
+    coefficients: Mapping[str, float] = {"cross_entropy": 1.0}
+    sharding_rules: Rules = TRANSFORMER_RULES
+
+    def __init__(
+        self,
+        config: TranslationConfig,
+        model: TransformerConfig,
+        data: TranslationData,
+        batch_size: int,
+        seed: int,
+        workdir: Path,
+        mesh: Mesh,
+    ) -> None:
+        self.config, self.data, self.workdir = config, data, workdir
+        self.batch_size, self.seed, self.mesh = batch_size, seed, mesh
+        self.model = Transformer(model, constrain=constrain_activations(mesh))
+        self.tokenizer = self._load_tokenizer(model.vocab_size)
+
+    def init_params(self, key: Array) -> Params:
+        """Fresh parameters of the model."""
+        tokens = jnp.zeros((1, 2), jnp.int32)
+        return self.model.init(key, tokens, tokens)["params"]
+
+    def loss_terms(self, params: Params, batch: Batch, key: Array | None) -> Terms:
+        """Label-smoothed cross-entropy; and for information the plain one, and the accuracy."""
+        logits = self.model.apply(
+            {"params": params},
+            batch["source"],
+            batch["target_inputs"],
+            source_segments=batch["source_segments"],
+            target_segments=batch["target_segments"],
+            source_positions=batch["source_positions"],
+            target_positions=batch["target_positions"],
+            deterministic=key is None,
+            rngs=None if key is None else {"dropout": key},
+        )
+        targets, weights = batch["targets"], batch["target_segments"] != 0
+        smoothing = self.config.label_smoothing
+        loss = label_smoothed_cross_entropy(logits, targets, weights, smoothing=smoothing)
+        if key is not None:
+            return {"cross_entropy": loss}
+        return {
+            "cross_entropy": loss,
+            "nll": label_smoothed_cross_entropy(logits, targets, weights),
+            "accuracy": token_accuracy(logits, targets, weights),
+        }
+
+    def train_batches(
+        self, start: DataState, process_index: int, process_count: int
+    ) -> Iterator[tuple[Batch, DataState]]:
+        """Packed rows; each epoch packs anew, as a pure function of seed and epoch."""
+        return batches(
+            self._plan,
+            functools.partial(self._build, self._train),
+            batch_size=self.batch_size,
+            start=start,
+            process_index=process_index,
+            process_count=process_count,
+        )
+
+    def eval_batches(
+        self, split: str, process_index: int, process_count: int
+    ) -> Iterable[Batch]:
+        """Packed rows of one pass; pairs longer than a row are left out."""
+        corpus = self._encode(split)
+        rows = pack(corpus.lengths, corpus.capacity, seed=0, epoch=0)
+        endless = batches(
+            lambda epoch: rows,
+            functools.partial(self._build, corpus),
+            batch_size=self.batch_size,
+            process_index=process_index,
+            process_count=process_count,
+            prefetch=0,
+        )
+        for _ in range(-(-len(rows) // self.batch_size)):
+            yield next(endless)[0]
+
+    def count_tokens(self, batch: Batch) -> int:
+        """Tokens of both sides that are not padding."""
+        sides = (batch["source_segments"], batch["target_segments"])
+        return sum(int(np.count_nonzero(side)) for side in sides)
+
+    def evaluate(self, params: Params, split: str) -> Evaluation:
+        """Translates a split with beam search and scores it with sacreBLEU."""
+        pairs = self._read(split)
+        hypotheses = translate(
+            self.model,
+            params,
+            self.tokenizer,
+            [source for source, _ in pairs],
+            mesh=self.mesh,
+            beam_size=self.config.beam_size,
+            length_penalty=self.config.length_penalty,
+        )
+        return score_translations(pairs, hypotheses)
+
+    @functools.cached_property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """What the batches depend on: the pairs as tokens, the tokenizer, the rows."""
+        digest = hashlib.sha256()
+        for side in (self._train.source, self._train.target):
+            digest.update(side.tokens.tobytes() + side.offsets.tobytes())
+        return {
+            "pairs": digest.hexdigest()[:16],
+            "tokenizer": self.tokenizer.fingerprint,
+            "row": list(self._train.capacity),
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+        }
+
+    @functools.cached_property
+    def summary(self) -> str:
+        """Sizes of the data, and how well rows are filled."""
+        train = self._train
+        rows = self._plan(0)
+        share = filled(rows, train.lengths, train.capacity)
+        source_row, target_row = train.capacity
+        return (
+            f"{self.data.path}: {len(train.lengths):,} training pairs "
+            f"({train.dropped:,} longer than a row dropped), vocabulary "
+            f"{self.tokenizer.vocab_size:,}\n"
+            f"{len(rows):,} rows of {source_row} + {target_row} tokens an epoch, filled "
+            f"{share[0]:.1%} + {share[1]:.1%}, mean {np.mean(share):.1%}"
+        )
+
+    @functools.cached_property
+    def _train(self) -> _Corpus:
+        return self._encode("train")
+
+    def _plan(self, epoch: int) -> list[np.ndarray]:
+        return pack(self._train.lengths, self._train.capacity, seed=self.seed, epoch=epoch)
+
+    def _build(self, corpus: _Corpus, rows: list[np.ndarray]) -> Batch:
+        tokenizer = self.tokenizer
+        return pack_pairs(
+            corpus.source,
+            corpus.target,
+            rows,
+            capacity=corpus.capacity,
+            bos_id=tokenizer.bos_id,
+            eos_id=tokenizer.eos_id,
+        )
+
+    def _read(self, split: str) -> list[tuple[str, str]]:
+        return read_pairs(
+            self.data.path,
+            split,
+            source_language=self.data.source_language,
+            target_language=self.data.target_language,
+        )
+
+    def _encode(self, split: str) -> _Corpus:
+        pairs = self._read(split)
+        source = self.tokenizer.encode([source for source, _ in pairs])
+        target = self.tokenizer.encode([target for _, target in pairs])
+        limit = self.data.row_length - 1  # room for the end of the sentence
+        kept = []
+        for i in range(len(pairs)):
+            if len(source[i]) <= limit and len(target[i]) <= limit:
+                kept.append(i)
+            elif self.data.too_long == "error":
+                raise UserError(
+                    f"{self.data.path}, {split}: pair {i + 1} has {len(source[i]) + 1} and "
+                    f"{len(target[i]) + 1} tokens, more than a row of {limit + 1}. Raise "
+                    f"--data.row_length, or drop such pairs with --data.too_long drop."
+                )
+        if not kept:
+            raise UserError(
+                f"{self.data.path}, {split}: no pair fits a row of {limit + 1} tokens. Raise "
+                f"--data.row_length."
+            )
+        kept_source = Ragged.from_lists([source[i] for i in kept])
+        kept_target = Ragged.from_lists([target[i] for i in kept])
+        lengths = pair_lengths(kept_source, kept_target)
+        return _Corpus(
+            source=kept_source,
+            target=kept_target,
+            lengths=lengths,
+            capacity=balanced_capacity(lengths, self.data.row_length),
+            dropped=len(pairs) - len(kept),
+        )
+
+    def _load_tokenizer(self, vocab_size: int) -> SentencePieceTokenizer:
+        path = self.workdir / "tokenizer.model"
+        # Before config.json is there, the folder is no run yet: what is left in it is of a start
+        # that failed, maybe on other data.
+        is_run = (self.workdir / "config.json").exists() and path.exists()
+        if not is_run and jax.process_index() == 0:
+            self.workdir.mkdir(parents=True, exist_ok=True)
+            texts = (text for pair in self._read("train") for text in pair)
+            SentencePieceTokenizer.train(texts, path, vocab_size=vocab_size)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("tokenizer")
+        tokenizer = SentencePieceTokenizer(path)
+        if tokenizer.vocab_size != vocab_size:
+            raise UserError(
+                f"{path} has {tokenizer.vocab_size} tokens, the model {vocab_size}. Set "
+                f"--model.vocab_size {tokenizer.vocab_size}."
+            )
+        return tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class _Corpus:
+    """A split as tokens: two ragged sides, their lengths [n,2] with the end token, the row."""
+
+    source: Ragged
+    target: Ragged
+    lengths: np.ndarray
+    capacity: tuple[int, int]
+    dropped: int

@@ -1,0 +1,1 @@
+"""The functional train step, and the loop around it."""

@@ -1,0 +1,104 @@
+"""What a config file returns: one frozen dataclass with everything that a run depends on."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+from transformer_jax.parallel.mesh import MeshConfig
+from transformer_jax.training.optimizer import OptimizerConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """The loop.
+
+    Attributes:
+      steps: updates of the whole run, the horizon of the schedule.
+      stop_at: ends this start of the run after that many updates; the horizon stays.
+      batch_size: rows of a batch over all devices.
+      microbatches: parts that a batch is cut into to save memory.
+      seed: initial parameters, dropout, order of the data.
+      log_every: updates between two lines of metrics.
+      checkpoint_every: updates between two validations, each with a checkpoint after it.
+      keep: newest checkpoints that are kept; the best by validation loss is kept too.
+      average_last: newest checkpoints whose mean is evaluated.
+      dropout_bits: generator of dropout's random bits. threefry draws the same on any layout of
+        devices; rbg is cheaper.
+    """
+
+    steps: int = 100_000
+    stop_at: int | None = None
+    batch_size: int = 128
+    microbatches: int = 1
+    seed: int = 0
+    log_every: int = 50
+    checkpoint_every: int = 1000
+    keep: int = 3
+    average_last: int = 1
+    dropout_bits: Literal["threefry2x32", "rbg"] = "threefry2x32"
+
+    def __post_init__(self) -> None:
+        names = ("steps", "batch_size", "microbatches", "log_every", "checkpoint_every", "keep")
+        for name in (*names, "average_last"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"train.{name}={getattr(self, name)} must be at least 1.")
+        if self.stop_at is not None and self.stop_at < 1:
+            raise ValueError(f"train.stop_at={self.stop_at} must be at least 1.")
+        if self.batch_size % self.microbatches:
+            raise ValueError(
+                f"train.microbatches={self.microbatches} must divide "
+                f"train.batch_size={self.batch_size}."
+            )
+        if self.average_last > self.keep:
+            raise ValueError(
+                f"train.average_last={self.average_last} needs train.keep to be as large; "
+                f"it is {self.keep}."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class ExperimentConfig:
+    """A run: what is trained, on what, how, and where.
+
+    Attributes:
+      task: settings of the task; a `TaskConfig`.
+      model: sizes of the model, as the task wants them.
+      data: where the data is, as the task wants it.
+      optimizer: optimizer and learning rate.
+      train: the loop.
+      mesh: the devices.
+    """
+
+    task: Any
+    model: Any
+    data: Any
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+    mesh: MeshConfig = MeshConfig()
+
+
+# What a resumed run may change. Everything else would make it another run.
+MAY_CHANGE = (
+    "mesh",
+    "task.beam_size",
+    "task.length_penalty",
+    "train.average_last",
+    "train.checkpoint_every",
+    "train.keep",
+    "train.log_every",
+    "train.stop_at",
+)
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """The fields, as "name: old -> new", in which two JSON forms of a config differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = []
+        for key in sorted(old.keys() | new.keys()):
+            inner = f"{path}.{key}" if path else key
+            found += differences(old.get(key), new.get(key), inner)
+        return found
+    if old == new or path.startswith(MAY_CHANGE):
+        return []
+    return [f"{path}: {old!r} -> {new!r}"]

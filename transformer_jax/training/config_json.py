@@ -1,0 +1,91 @@
+"""A config as JSON and back. Classes come from a table, never from a name to import."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from transformer_jax.errors import UserError
+
+_TAG = "class"
+
+
+def to_json(config: Any) -> Any:
+    """A dataclass as plain dicts, each with the name of its class, lists and scalars."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        fields = {f.name: to_json(getattr(config, f.name)) for f in dataclasses.fields(config)}
+        return {_TAG: type(config).__name__} | fields
+    if isinstance(config, tuple | list):
+        return [to_json(x) for x in config]
+    return config
+
+
+def from_json(data: Any, classes: Iterable[type], *, where: str = "config.json") -> Any:
+    """Builds the config again from classes of those names.
+
+    Raises:
+      UserError: a class that is not in the table, a field that is missing or unknown, or a value
+        that the class refuses.
+    """
+    table = {cls.__name__: cls for cls in classes}
+    if isinstance(data, list):
+        return tuple(from_json(x, table.values(), where=where) for x in data)
+    if not isinstance(data, dict):
+        return data
+    name = data.get(_TAG)
+    if name not in table:
+        raise UserError(
+            f"{where}: no class {name!r} is known here. If it is of a config file of yours, name "
+            f"that file with --config. Known are {', '.join(sorted(table))}."
+        )
+    known = {f.name for f in dataclasses.fields(table[name])}
+    given = {key: value for key, value in data.items() if key != _TAG}
+    if given.keys() != known:
+        odd = ", ".join(sorted(given.keys() ^ known))
+        raise UserError(f"{where}: {name} has other fields in this version: {odd}.")
+    values = {k: from_json(v, table.values(), where=where) for k, v in given.items()}
+    try:
+        return table[name](**values)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: {name}: {error}") from error
+
+
+def classes_in(config: Any) -> set[type]:
+    """The classes of a config's parts, alternatives of its fields included."""
+    found: set[type] = set()
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        return found
+    found.add(type(config))
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        found |= classes_in(getattr(config, field.name))
+        if isinstance(hints[field.name], types.UnionType):
+            found |= {t for t in typing.get_args(hints[field.name]) if dataclasses.is_dataclass(t)}
+    return found
+
+
+def write_config(config: Any, path: Path) -> None:
+    """Writes the JSON form."""
+    path.write_text(json.dumps(to_json(config), indent=2) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+      UserError: there is none, or it is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} does not exist: {path.parent} is not the folder of a run. "
+            f"Name the --workdir that train.py wrote."
+        ) from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} is damaged: {error}.") from error

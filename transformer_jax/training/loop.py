@@ -1,0 +1,188 @@
+"""The training loop, from top to bottom: mesh, task, state, steps, checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from transformer_jax.data.pipeline import DataState
+from transformer_jax.errors import UserError
+from transformer_jax.parallel.mesh import make_mesh
+from transformer_jax.parallel.sharding import (
+    batch_sharding,
+    check_batch_size,
+    put_batch,
+    replicated,
+    shardings,
+)
+from transformer_jax.tasks.task import Task
+from transformer_jax.training.checkpoint import Checkpoints
+from transformer_jax.training.config import ExperimentConfig, differences
+from transformer_jax.training.config_json import read_json, to_json, write_config
+from transformer_jax.training.metrics import Clock, Display, MetricsLog
+from transformer_jax.training.optimizer import make_optimizer
+from transformer_jax.training.profile import Tracer
+from transformer_jax.training.step import TrainState, init_state, make_train_step
+from transformer_jax.typing import Batch, Params, Terms
+
+
+def train(config: ExperimentConfig, workdir: Path, *, profile: bool = False) -> None:
+    """Trains, or goes on training, the run in `workdir`.
+
+    Args:
+      config: the run. Where the workdir holds one already, they must agree in all that the result
+        depends on.
+      workdir: gets config.json, metrics.jsonl, tensorboard/, checkpoints/ and the task's files.
+      profile: traces a few steps into workdir/profile, for TensorBoard or Perfetto.
+
+    Raises:
+      UserError: bad data, a mesh that does not divide, or a workdir of another run.
+    """
+    # Act 1: the devices, the task on them, and its state, restored or fresh.
+    settings = config.train
+    mesh = make_mesh(config.mesh)
+    check_batch_size(settings.batch_size // settings.microbatches, mesh, "A microbatch of")
+    _check_same_run(workdir, config)
+    task = build_task(config, workdir, mesh)
+    optimizer = make_optimizer(config.optimizer, settings.steps)
+    key = jax.random.key(settings.seed)
+
+    def init(key: jax.Array) -> TrainState:
+        return init_state(task.init_params(key), optimizer)
+
+    shapes = jax.eval_shape(init, key)
+    layout = shardings(shapes, mesh, task.sharding_rules)
+    checkpoints = Checkpoints(workdir, keep=settings.keep)
+    latest = checkpoints.latest()
+    if latest is None:
+        state, position = jax.jit(init, out_shardings=layout)(key), DataState()
+    else:
+        shapes = jax.tree.map(with_layout, shapes, layout)
+        state, position = checkpoints.restore(latest, shapes, task.fingerprint)
+
+    # Act 2: the step and the validation, compiled for that layout.
+    train_step = jax.jit(
+        make_train_step(
+            task.loss_terms, task.coefficients, optimizer, microbatches=settings.microbatches
+        ),
+        in_shardings=(layout, batch_sharding(mesh), replicated(mesh)),
+        out_shardings=(layout, None),
+        donate_argnums=0,
+    )
+    mean_loss = make_mean_loss(task, mesh)
+    schedule = config.optimizer.schedule.build(settings.steps)
+    # Initial parameters are threefry's on every layout; dropout's bits are the config's choice.
+    dropout_key = jax.random.key(settings.seed, impl=settings.dropout_bits)
+
+    # Act 3: one step after the other.
+    step = int(state.step)
+    last_step = min(settings.steps, settings.stop_at or settings.steps)
+    leader = jax.process_index() == 0
+    if leader:
+        write_config(config, workdir / "config.json")
+    display = Display(step, last_step, quiet=not leader)
+    display.say(task.summary)
+    display.say(f"mesh {dict(mesh.shape)}, {num_params(state.params):,} parameters")
+    if latest is not None:
+        display.say(f"restored step {step}")
+    log = MetricsLog(workdir, resumed_at=step, quiet=not leader)
+    clock = Clock(step, last_step)
+    tracer = Tracer(workdir / "profile", range(step + 10, step + 15) if profile else range(0))
+    try:
+        batches = task.train_batches(position, jax.process_index(), jax.process_count())
+        for step, batch, position in _numbered(batches, step, last_step):
+            with jax.set_mesh(mesh), tracer.step(step):
+                state, metrics = train_step(state, put_batch(batch, mesh), dropout_key)
+            clock.count(task.count_tokens(batch) * jax.process_count())
+
+            if step % settings.log_every == 0 or step == last_step:
+                metrics = {name: float(value) for name, value in metrics.items()}
+                metrics["learning_rate"] = float(schedule(step - 1))
+                metrics |= clock.lap(step)
+                display.update(step, metrics)
+                log.write(step, metrics)
+
+            if step % settings.checkpoint_every == 0 or step == last_step:
+                valid = {f"valid_{k}": v for k, v in mean_loss(state.params, "valid").items()}
+                checkpoints.save(state, position, task.fingerprint, valid)
+                log.write(step, valid)
+                display.say(f"step {step}/{last_step}  " + _line(valid) + "  checkpoint saved")
+                clock.skip()
+    finally:
+        display.close()
+        checkpoints.close()
+        tracer.close()
+        log.close()
+
+
+def build_task(config: ExperimentConfig, workdir: Path, mesh: Mesh) -> Task:
+    """Builds the config's task on a mesh."""
+    return config.task.build(
+        model=config.model,
+        data=config.data,
+        batch_size=config.train.batch_size,
+        seed=config.train.seed,
+        workdir=workdir,
+        mesh=mesh,
+    )
+
+
+def make_mean_loss(task: Task, mesh: Mesh) -> Callable[[Params, str], dict[str, float]]:
+    """Makes `mean_loss(params, split) -> {"loss": ..., each term's mean}`, without dropout."""
+
+    @jax.jit
+    def terms(params: Params, batch: Batch) -> Terms:
+        return task.loss_terms(params, batch, None)
+
+    def mean_loss(params: Params, split: str) -> dict[str, float]:
+        total: dict[str, np.ndarray] = {}
+        for batch in task.eval_batches(split, jax.process_index(), jax.process_count()):
+            with jax.set_mesh(mesh):
+                found = terms(params, put_batch(batch, mesh))
+            for name, pair in found.items():
+                total[name] = total.get(name, np.zeros(2)) + np.asarray(pair, np.float64)
+        means = {name: float(value / max(weight, 1e-9)) for name, (value, weight) in total.items()}
+        return {"loss": sum(c * means[k] for k, c in task.coefficients.items())} | means
+
+    return mean_loss
+
+
+def _check_same_run(workdir: Path, config: ExperimentConfig) -> None:
+    path = workdir / "config.json"
+    if not path.exists():
+        return
+    changed = differences(read_json(path), to_json(config))
+    if changed:
+        raise UserError(
+            f"{workdir} holds another run; it differs in\n  "
+            + "\n  ".join(changed)
+            + "\nTake back the change, or take a new --workdir."
+        )
+
+
+def _numbered(
+    batches: Iterator[tuple[Batch, DataState]], step: int, last_step: int
+) -> Iterator[tuple[int, Batch, DataState]]:
+    """Numbers the batches step+1..last_step by the update that each is for."""
+    for number in range(step + 1, last_step + 1):
+        batch, position = next(batches)
+        yield number, batch, position
+
+
+def with_layout(shape: jax.ShapeDtypeStruct, layout: Any) -> jax.ShapeDtypeStruct:
+    """A shape that says where its array is to live."""
+    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=layout)
+
+
+def num_params(params: Params) -> int:
+    """Number of parameters in a tree."""
+    return sum(x.size for x in jax.tree.leaves(params))
+
+
+def _line(metrics: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())

@@ -1,0 +1,146 @@
+"""Where the numbers of a run go: metrics.jsonl, TensorBoard, and the terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from tensorboardX import SummaryWriter
+
+
+class MetricsLog:
+    """Appends one JSON object a log step to metrics.jsonl, and the same to TensorBoard.
+
+    A resumed run first drops the lines of steps after its checkpoint: it will write them again.
+    """
+
+    def __init__(self, workdir: Path, *, resumed_at: int, quiet: bool = False) -> None:
+        self._quiet = quiet
+        if quiet:
+            return
+        path = workdir / "metrics.jsonl"
+        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= resumed_at]
+        partial = path.with_suffix(".tmp")
+        partial.write_text("".join(kept), encoding="utf-8")
+        os.replace(partial, path)
+        self._file = path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resumed_at + 1)
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes the metrics of one step."""
+        if self._quiet:
+            return
+        # JSON has no NaN; null says that the number was none.
+        finite = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
+        self._file.write(json.dumps({"step": step} | finite) + "\n")
+        self._file.flush()
+        for name, value in metrics.items():
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Ends both files."""
+        if self._quiet:
+            return
+        self._file.close()
+        self._board.close()
+
+
+def read_metrics(workdir: Path) -> list[dict[str, Any]]:
+    """The objects of metrics.jsonl, in order."""
+    return [json.loads(line) for line in _whole_lines(workdir / "metrics.jsonl")]
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """The lines of a file; a last one that a killed run left unfinished is not among them."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [line for line in lines if line.endswith("\n")]
+
+
+class Clock:
+    """Measures tokens a second between log steps, and guesses the time that is left."""
+
+    def __init__(self, step: int, last_step: int) -> None:
+        self._first = self._step = step
+        self._last_step = last_step
+        self._began = self._lap = time.perf_counter()
+        self._tokens = 0
+
+    def count(self, tokens: int) -> None:
+        """Adds the tokens of one batch."""
+        self._tokens += tokens
+
+    def skip(self) -> None:
+        """Starts a lap afresh: what was just done was not training."""
+        now = time.perf_counter()
+        self._began += now - self._lap
+        self._lap, self._tokens = now, 0
+
+    def lap(self, step: int) -> dict[str, float]:
+        """Tokens a second, seconds a step and seconds left, since the last lap."""
+        now = time.perf_counter()
+        seconds, steps = max(now - self._lap, 1e-9), step - self._step
+        found = {
+            "tokens_per_second": self._tokens / seconds,
+            "step_seconds": seconds / max(steps, 1),
+            "seconds_left": (now - self._began) / (step - self._first) * (self._last_step - step),
+        }
+        self._lap, self._step, self._tokens = now, step, 0
+        return found
+
+
+class Display:
+    """Shows how training goes: a bar on a terminal, a line a log step where there is none."""
+
+    def __init__(self, step: int, last_step: int, *, quiet: bool = False) -> None:
+        self._last_step, self._quiet = last_step, quiet
+        self._bar: Progress | None = None
+        if sys.stdout.isatty() and not quiet:
+            columns = (BarColumn(), TextColumn("{task.description}"))
+            self._bar = Progress(*columns, console=Console())
+            self._task = self._bar.add_task(
+                f"step {step}/{last_step}, compiling", total=last_step, completed=step
+            )
+            self._bar.start()
+
+    def update(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Shows the metrics of a log step."""
+        line = (
+            f"step {step}/{self._last_step}  loss {metrics['loss']:.3f}  "
+            f"lr {metrics['learning_rate']:.2e}  {metrics['tokens_per_second']:,.0f} tokens/s  "
+            f"ETA {duration(metrics['seconds_left'])}"
+        )
+        if self._bar is None:
+            self.say(line)
+        else:
+            self._bar.update(self._task, description=line, completed=step)
+
+    def say(self, line: str) -> None:
+        """Prints a line, above the bar if there is one."""
+        if self._quiet:
+            return
+        if self._bar is None:
+            print(line, flush=True)
+        else:
+            self._bar.console.print(line, highlight=False, markup=False)
+
+    def close(self) -> None:
+        """Leaves the terminal as it was."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def duration(seconds: float) -> str:
+    """1:02:03 or 2:03."""
+    minutes, rest = divmod(round(max(seconds, 0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

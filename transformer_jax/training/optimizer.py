@@ -1,0 +1,63 @@
+"""Adam and AdamW with clipping, and weight decay that is selected by path."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+import jax
+import optax
+
+from transformer_jax.training.schedules import Noam, Schedule
+
+NO_DECAY = (r"bias$", r"norm/scale$")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """Adam (arXiv:1412.6980); with weight decay, AdamW (arXiv:1711.05101).
+
+    Attributes:
+      schedule: the learning rate.
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+      epsilon: added to the root of the second moment.
+      weight_decay: decoupled decay, times the learning rate.
+      no_decay: regexes of the paths of parameters that do not decay.
+      clip_norm: largest norm of the whole gradient; None clips nothing.
+    """
+
+    schedule: Schedule = Noam()
+    b1: float = 0.9
+    b2: float = 0.98
+    epsilon: float = 1e-9
+    weight_decay: float = 0.0
+    no_decay: tuple[str, ...] = NO_DECAY
+    clip_norm: float | None = None
+
+
+def decay_mask(params: Any, no_decay: tuple[str, ...]) -> Any:
+    """True for the parameters that decay: those whose path no regex is found in."""
+
+    def decays(path: tuple[Any, ...], _: Any) -> bool:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return not any(re.search(pattern, name) for pattern in no_decay)
+
+    return jax.tree_util.tree_map_with_path(decays, params)
+
+
+def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """The optimizer for a run whose schedule ends after `steps` updates."""
+    parts = []
+    if config.clip_norm is not None:
+        parts.append(optax.clip_by_global_norm(config.clip_norm))
+    parts.append(optax.scale_by_adam(config.b1, config.b2, config.epsilon))
+    if config.weight_decay:
+        parts.append(
+            optax.add_decayed_weights(
+                config.weight_decay, mask=lambda params: decay_mask(params, config.no_decay)
+            )
+        )
+    parts.append(optax.scale_by_learning_rate(config.schedule.build(steps)))
+    return optax.chain(*parts)

@@ -1,0 +1,111 @@
+"""Learning rates as functions of the step; step 0 is the first update."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+import optax
+
+from transformer_jax.typing import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Noam:
+    """scale * D^-0.5 * min(n^-0.5, n * warmup^-1.5), n = step + 1 (arXiv:1706.03762, section 5.3).
+
+    Attributes:
+      width: width D of the model.
+      warmup: updates of linear growth.
+      scale: factor on the whole.
+    """
+
+    width: int = 512
+    warmup: int = 4000
+    scale: float = 1.0
+
+    def build(self, steps: int) -> optax.Schedule:
+        """The schedule; its horizon plays no part."""
+        del steps
+
+        def schedule(step: Array) -> Array:
+            n = jnp.asarray(step, jnp.float32) + 1
+            return self.scale * self.width**-0.5 * jnp.minimum(n**-0.5, n * self.warmup**-1.5)
+
+        return schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmupLinear:
+    """Linear growth to the peak, then linear decay to zero at the horizon (arXiv:1810.04805, A.2).
+
+    Attributes:
+      peak: the largest learning rate.
+      warmup: updates of linear growth.
+    """
+
+    peak: float = 1e-3
+    warmup: int = 1000
+
+    def build(self, steps: int) -> optax.Schedule:
+        """The schedule over `steps` updates."""
+        warmup = min(self.warmup, steps)
+
+        def schedule(step: Array) -> Array:
+            n = jnp.asarray(step, jnp.float32) + 1
+            left = (steps + 1 - n) / max(steps + 1 - warmup, 1)
+            return self.peak * jnp.clip(jnp.minimum(n / max(warmup, 1), left), 0.0, 1.0)
+
+        return schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmupCosine:
+    """Linear growth to the peak, then half a cosine to zero at the horizon (arXiv:1608.03983).
+
+    Attributes:
+      peak: the largest learning rate.
+      warmup: updates of linear growth.
+    """
+
+    peak: float = 1e-3
+    warmup: int = 1000
+
+    def build(self, steps: int) -> optax.Schedule:
+        """The schedule over `steps` updates."""
+        warmup = min(self.warmup, steps)
+
+        def schedule(step: Array) -> Array:
+            n = jnp.asarray(step, jnp.float32) + 1
+            done = jnp.clip((n - warmup) / max(steps + 1 - warmup, 1), 0.0, 1.0)
+            falling = 0.5 * (1.0 + jnp.cos(jnp.pi * done))
+            return self.peak * jnp.minimum(n / max(warmup, 1), falling)
+
+        return schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class InverseSqrt:
+    """Linear growth to the peak, then peak * sqrt(warmup / n): Noam with its peak written out.
+
+    Attributes:
+      peak: the largest learning rate.
+      warmup: updates of linear growth.
+    """
+
+    peak: float = 1e-3
+    warmup: int = 4000
+
+    def build(self, steps: int) -> optax.Schedule:
+        """The schedule; its horizon plays no part."""
+        del steps
+        warmup = max(self.warmup, 1)
+
+        def schedule(step: Array) -> Array:
+            n = jnp.asarray(step, jnp.float32) + 1
+            return self.peak * jnp.minimum(n / warmup, jnp.sqrt(warmup / n))
+
+        return schedule
+
+
+Schedule = Noam | WarmupLinear | WarmupCosine | InverseSqrt

@@ -1,0 +1,111 @@
+"""The train step: a pure function from state and batch to state and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from transformer_jax.typing import Array, Batch, Metrics, Params, Terms
+
+# (params, batch, key) -> {name: (sum, weight)}; the weights depend on the batch and key alone.
+TermsFn = Callable[[Params, Batch, Array], Terms]
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """All that changes in training: the number of updates, parameters, optimizer state."""
+
+    step: Array
+    params: Params
+    opt_state: optax.OptState
+
+
+def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first update."""
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+
+def make_train_step(
+    terms_fn: TermsFn,
+    coefficients: Mapping[str, float],
+    optimizer: optax.GradientTransformation,
+    *,
+    microbatches: int = 1,
+) -> Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]:
+    """Makes `train_step(state, batch, key) -> (state, metrics)`.
+
+    The loss is the sum over the terms of coefficient * sum / weight, with sums and weights of the
+    whole batch. The weights are known before the first gradient, so microbatches and devices add
+    up to exactly the gradient of the whole batch, however uneven their weights are.
+
+    Args:
+      terms_fn: the objective.
+      coefficients: for each of its terms that is trained on.
+      optimizer: an optax transformation.
+      microbatches: parts that the batch is cut into, one after the other; must divide its rows.
+
+    Returns:
+      The step. Its metrics are the loss, each term's mean, its gradient's norm before clipping.
+    """
+
+    def loss_fn(
+        params: Params, batch: Batch, key: Array, weights: Metrics | None
+    ) -> tuple[Array, Metrics]:
+        terms = terms_fn(params, batch, key)
+        if weights is None:
+            weights = _not_zero(_weights(terms))
+        means = {name: total / weights[name] for name, (total, _) in terms.items()}
+        return sum(c * means[name] for name, c in coefficients.items()), means
+
+    gradient = jax.value_and_grad(loss_fn, has_aux=True)
+
+    def accumulate(params: Params, batch: Batch, key: Array) -> Any:
+        parts = _split(batch, microbatches)
+        keys = jax.random.split(key, microbatches)
+
+        def weigh(part: tuple[Batch, Array]) -> Metrics:
+            return _weights(terms_fn(params, *part))  # XLA drops all of the pass but the weights
+
+        weights = _not_zero(jax.tree.map(jnp.sum, jax.lax.map(weigh, (parts, keys))))
+
+        def add(total: Any, part: tuple[Batch, Array]) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, gradient(params, *part, weights)), None
+
+        first = jax.tree.map(lambda x: x[0], (parts, keys))
+        shape = jax.eval_shape(gradient, params, *first, weights)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
+        return jax.lax.scan(add, zeros, (parts, keys))[0]
+
+    def train_step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(key, state.step)  # from seed and step: a resumed run repeats it
+        if microbatches == 1:
+            (loss, means), grads = gradient(state.params, batch, key, None)
+        else:
+            (loss, means), grads = accumulate(state.params, batch, key)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = means | {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    return train_step
+
+
+def _weights(terms: Terms) -> dict[str, Array]:
+    return {name: jax.lax.stop_gradient(weight) for name, (_, weight) in terms.items()}
+
+
+def _not_zero(weights: Any) -> Any:
+    return jax.tree.map(lambda w: jnp.where(w > 0, w, 1.0), weights)
+
+
+def _split(batch: Batch, parts: int) -> Batch:
+    """[B,...] -> [parts,B/parts,...]; each part takes rows from every device's slice."""
+
+    def split(x: Array) -> Array:
+        return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
+
+    return jax.tree.map(split, batch)
