@@ -3,7 +3,7 @@ PYTHON ?= python3
 WORKDIR ?= runs/demo
 
 BIN := .venv/bin
-PIP_INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
+PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
 .PHONY: help setup test parity demo lint format types clean
 
@@ -29,7 +29,7 @@ setup: .venv/installed
 	@touch $@
 
 test: setup
-	$(BIN)/python -m pytest --ignore=tests/parity
+	$(BIN)/python -m pytest
 
 parity: .venv/installed-parity
 	$(BIN)/python -m pytest tests/parity

@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -57,8 +58,8 @@ def parse_overrides(
     """
 
     def command(
-        run: tyro.conf.OmitArgPrefixes[RunArgs],
-        config: tyro.conf.OmitArgPrefixes[ExperimentConfig] = config,
+        run: Annotated[RunArgs, tyro.conf.arg(name="")],
+        config: Annotated[ExperimentConfig, tyro.conf.arg(name="")] = config,
     ) -> tuple[RunArgs, ExperimentConfig]:
         return run, config
 

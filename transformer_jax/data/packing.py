@@ -32,7 +32,7 @@ def pack(
       capacity: K ints, the tokens a row holds on each side.
       seed: of the run, 0 or more; with `epoch` the only source of randomness.
       epoch: 0 or more; each has other rows in another order.
-      window: examples to choose from; more fill better and cost more.
+      window: examples to choose from, and so the most a row can hold; more fill better.
 
     Returns:
       Rows in random order, each an int64 array of ids in 0..n-1. The same arguments give the same

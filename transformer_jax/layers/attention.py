@@ -9,6 +9,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from transformer_jax.layers.dropout import dropout
 from transformer_jax.layers.masks import Mask
 from transformer_jax.typing import Array
 
@@ -82,8 +83,7 @@ def dense_attention(
     """Attention that holds all weights [B,N,T,S] at once; any backend, any mask. -> [B,T,N,H]."""
     weights = attention_weights(query, key, mask=mask, bias=bias)
     if dropout_rate > 0.0 and dropout_key is not None:
-        keep = jax.random.bernoulli(dropout_key, 1.0 - dropout_rate, weights.shape)
-        weights = jnp.where(keep, weights / (1.0 - dropout_rate), 0.0)
+        weights = dropout(dropout_key, weights, dropout_rate)
     return jnp.einsum("BNTS,BSNH->BTNH", weights.astype(value.dtype), value)
 
 

@@ -11,6 +11,7 @@ from transformer_jax.layers.attention import (
     MultiHeadAttention,
     dense_attention,
 )
+from transformer_jax.layers.dropout import Dropout
 from transformer_jax.layers.feed_forward import Activation, FeedForward
 from transformer_jax.layers.masks import Mask
 from transformer_jax.typing import Array
@@ -92,7 +93,7 @@ class EncoderLayer(LayerSizes):
         self.self_attention_norm = self._norm()
         self.feed_forward = self._feed_forward()
         self.feed_forward_norm = self._norm()
-        self.dropout = nn.Dropout(self.dropout_rate)
+        self.dropout = Dropout(self.dropout_rate)
 
     def __call__(
         self,
@@ -127,7 +128,7 @@ class DecoderLayer(LayerSizes):
         self.cross_attention_norm = self._norm()
         self.feed_forward = self._feed_forward()
         self.feed_forward_norm = self._norm()
-        self.dropout = nn.Dropout(self.dropout_rate)
+        self.dropout = Dropout(self.dropout_rate)
 
     def __call__(
         self,

@@ -5,6 +5,7 @@ from typing import Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
+from transformer_jax.layers.dropout import Dropout
 from transformer_jax.typing import Array
 
 Activation = Literal["relu", "gelu", "gelu_tanh", "swish"]
@@ -49,5 +50,5 @@ class FeedForward(nn.Module):
         hidden = _ACTIVATIONS[self.activation](dense(self.hidden_dim, "up")(x))
         if self.gated:
             hidden = hidden * dense(self.hidden_dim, "gate")(x)
-        hidden = nn.Dropout(self.dropout_rate)(hidden, deterministic=deterministic)
+        hidden = Dropout(self.dropout_rate)(hidden, deterministic=deterministic)
         return dense(x.shape[-1], "down")(hidden)

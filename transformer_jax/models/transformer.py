@@ -15,6 +15,7 @@ from transformer_jax.layers.attention import (
     dense_attention,
 )
 from transformer_jax.layers.blocks import DecoderLayer, EncoderLayer
+from transformer_jax.layers.dropout import Dropout
 from transformer_jax.layers.embeddings import TokenEmbedding
 from transformer_jax.layers.feed_forward import Activation
 from transformer_jax.layers.masks import Mask
@@ -136,7 +137,7 @@ class Transformer(nn.Module):
         self.token_embedding = TokenEmbedding(c.vocab_size, c.width, dtype=dtype)
         self.encoder = Encoder(EncoderLayer(**sizes, parent=None), c.encoder_layers, **stack)
         self.decoder = Decoder(DecoderLayer(**sizes, parent=None), c.decoder_layers, **stack)
-        self.dropout = nn.Dropout(c.dropout_rate)
+        self.dropout = Dropout(c.dropout_rate)
 
     def __call__(
         self,

@@ -1,0 +1,305 @@
+"""Beam search against two references in plain python, and the laws of its interface."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transformer_jax.decoding.beam import beam_search, repeat_for_beams
+from transformer_jax.decoding.greedy import greedy_search
+from transformer_jax.decoding.length_score import gnmt_length_penalty, length_penalty
+
+WIDTH, BOS, EOS, PAD = 5, 1, 2, 0
+RULES = [rule(alpha) for rule in (gnmt_length_penalty, length_penalty) for alpha in (0.0, 0.6, 1.0)]
+
+
+def make_step(seed, vocab=4, xp=jnp):
+    """A small recurrent network, in jax or (xp=np) in numpy with double precision.
+
+    Its cache depends on all that a row has read, and has two leaves, so that one that is left in
+    the old order is noticed.
+    """
+    rng = np.random.default_rng(seed)
+    embed, inner = rng.normal(size=(vocab, WIDTH)), rng.normal(size=(WIDTH, WIDTH))
+    outer, other = 2 * rng.normal(size=(2, WIDTH, vocab))
+    embed, inner, outer, other = (xp.asarray(x) for x in (embed, inner, outer, other))
+
+    def step(tokens, cache, index):
+        state = xp.tanh(cache["state"] @ inner + embed[tokens] + 0.1 * index)
+        mean = 0.8 * cache["mean"] + 0.2 * embed[tokens]
+        return state @ outer + mean @ other, {"state": state, "mean": mean}
+
+    return step
+
+
+def make_cache(seed, batch_size):
+    rng = np.random.default_rng(1000 + seed)
+    shape = (batch_size, WIDTH)
+    return {name: rng.normal(size=shape).astype(np.float32) for name in ("state", "mean")}
+
+
+def searcher(step, beam_size, max_length, **kwargs):
+    """Makes cache -> BeamResult, not jitted."""
+
+    def search(cache):
+        return beam_search(
+            step,
+            repeat_for_beams(cache, beam_size),
+            batch_size=len(cache["state"]),
+            beam_size=beam_size,
+            bos_id=BOS,
+            eos_id=EOS,
+            pad_id=PAD,
+            max_length=max_length,
+            **kwargs,
+        )
+
+    return search
+
+
+def search(step, cache, beam_size, max_length, **kwargs):
+    return jax.jit(searcher(step, beam_size, max_length, **kwargs))(cache)
+
+
+def row_of(cache, row):
+    return jax.tree.map(lambda leaf: leaf[row : row + 1], cache)
+
+
+def log_prob_table(seed, cache, vocab, max_length):
+    """Next-token log-probabilities [V] after every sequence of a row, as {tuple: array}."""
+    step, table, prefixes = make_step(seed, vocab, np), {}, [()]
+    for length in range(max_length):
+        last = np.array([prefix[-1] if prefix else BOS for prefix in prefixes])
+        logits, cache = step(last, cache, length)
+        log_probs = logits - np.log(np.sum(np.exp(logits), axis=1, keepdims=True))
+        table |= dict(zip(prefixes, log_probs, strict=True))
+        prefixes = [(*prefix, token) for prefix in prefixes for token in range(vocab)]
+        cache = {name: np.repeat(leaf, vocab, axis=0) for name, leaf in cache.items()}
+    return table
+
+
+def total(table, sequence):
+    return sum(table[sequence[:i]][token] for i, token in enumerate(sequence))
+
+
+def best_of_all(table, rule, vocab, max_length):
+    """All sequences of a row with their scores: ended ones best first, then cut ones."""
+    ended = []
+    others = [token for token in range(vocab) if token != EOS]
+    for length in range(max_length):
+        for prefix in itertools.product(others, repeat=length):
+            ended.append((*prefix, EOS))
+    cut = list(itertools.product(others, repeat=max_length))
+    return [
+        (sequence, score)
+        for group in (ended, cut)
+        for sequence, score in sorted(
+            ((s, float(rule(total(table, s), len(s)))) for s in group), key=lambda x: -x[1]
+        )
+    ]
+
+
+def beam_by_hand(table, rule, vocab, beam_size, max_length):
+    """Beam search over lists that never stops early: ended ones best first, then cut ones."""
+    alive, ended = [((), 0.0)], []
+    for length in range(1, max_length + 1):
+        extended = [
+            ((*prefix, token), log_prob + table[prefix][token])
+            for prefix, log_prob in alive
+            for token in range(vocab)
+        ]
+        extended = sorted(extended, key=lambda x: -x[1])[: 2 * beam_size]
+        ended += [(s, float(rule(p, length))) for s, p in extended if s[-1] == EOS]
+        ended = sorted(ended, key=lambda x: -x[1])[:beam_size]
+        alive = [(s, p) for s, p in extended if s[-1] != EOS][:beam_size]
+    cut = [(s, float(rule(p, max_length))) for s, p in alive]
+    return (ended + cut)[:beam_size]
+
+
+def assert_finds(found, row, expected):
+    """Row `row` of a result is the list `expected` of (sequence, score)."""
+    found = jax.tree.map(lambda x: np.asarray(x)[row], found)
+    beam_size, max_length = found.tokens.shape
+    assert len(expected) >= beam_size
+    for k, (sequence, score) in enumerate(expected[:beam_size]):
+        padding = [PAD] * (max_length - len(sequence))
+        assert found.tokens[k].tolist() == [*sequence, *padding], k
+        assert found.lengths[k] == len(sequence)
+        np.testing.assert_allclose(found.scores[k], score, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("vocab, max_length", [(4, 4), (3, 5)])
+def test_enough_beams_find_the_best_of_all_sequences(rule, vocab, max_length):
+    step, cache = make_step(0, vocab), make_cache(0, 2)
+    found = search(step, cache, (vocab - 1) ** max_length, max_length, score=rule)
+    for row in range(2):
+        table = log_prob_table(0, row_of(cache, row), vocab, max_length)
+        assert_finds(found, row, best_of_all(table, rule, vocab, max_length))
+
+
+@pytest.mark.parametrize("rule", [*RULES, gnmt_length_penalty(-1.0), length_penalty(2.0)])
+@pytest.mark.parametrize("beam_size", [1, 2, 3])
+def test_few_beams_find_what_a_search_without_early_end_finds(rule, beam_size):
+    vocab, max_length, batch_size = 4, 6, 12
+    step, cache = make_step(beam_size, vocab), make_cache(beam_size, batch_size)
+    found = search(step, cache, beam_size, max_length, score=rule)
+    for row in range(batch_size):
+        table = log_prob_table(beam_size, row_of(cache, row), vocab, max_length)
+        assert_finds(found, row, beam_by_hand(table, rule, vocab, beam_size, max_length))
+
+
+def test_stops_when_no_alive_hypothesis_can_enter_the_best():
+    read = []
+
+    def step(tokens, cache, index):
+        jax.debug.callback(lambda i: read.append(int(i)), index)
+        likely = jnp.where(index == 0, jnp.array([0.0, 0, 0, 5]), jnp.array([0.0, 0, 9, 1]))
+        return jnp.broadcast_to(likely, (6, 4)), cache
+
+    found = beam_search(
+        step, (), batch_size=3, beam_size=2, bos_id=BOS, eos_id=EOS, pad_id=PAD, max_length=60,
+        score=gnmt_length_penalty(0.6),
+    )  # fmt: skip
+    jax.effects_barrier()
+    assert found.tokens[0, 0, :3].tolist() == [3, EOS, PAD]
+    assert len(read) < 10
+
+
+def test_scores_are_those_of_the_returned_tokens():
+    step, cache, rule = make_step(7, vocab=9), make_cache(7, 3), gnmt_length_penalty(0.6)
+    found = search(step, cache, 4, 8, score=rule)
+    found = jax.tree.map(np.asarray, found)
+    state = {name: np.repeat(leaf, 4, axis=0) for name, leaf in cache.items()}
+    last, log_prob, again = np.full((12,), BOS), 0.0, make_step(7, 9, np)
+    for i in range(8):
+        logits, state = again(last, state, i)
+        last = found.tokens[:, :, i].reshape(12)
+        picked = logits[np.arange(12), last] - np.log(np.sum(np.exp(logits), axis=1))
+        log_prob += np.where(i < found.lengths.reshape(12), picked, 0.0)
+    expected = rule(log_prob.reshape(3, 4), found.lengths)
+    np.testing.assert_allclose(found.scores, expected, rtol=1e-5)
+    ended = np.take_along_axis(found.tokens, found.lengths[:, :, None] - 1, axis=2)[:, :, 0]
+    assert np.all((ended == EOS) | (found.lengths == 8))
+
+
+def greedy_and_one_beam(step, cache, max_length):
+    found = search(step, cache, 1, max_length, score=gnmt_length_penalty(0.0))
+    ids = dict(bos_id=BOS, eos_id=EOS, pad_id=PAD)
+    batch_size = len(cache["state"])
+    run = functools.partial(
+        greedy_search, step, max_length=max_length, batch_size=batch_size, **ids
+    )
+    return jax.jit(run)(cache), found
+
+
+def test_one_beam_is_greedy_where_the_end_is_the_best_token_or_no_candidate():
+    """One beam also notes an end that is second best, so without this it may beat greedy."""
+    inner = make_step(11, vocab=6)
+
+    def step(tokens, cache, index):
+        logits, cache = inner(tokens, cache, index)
+        ends = jnp.argmax(logits, axis=-1) == EOS
+        return logits.at[:, EOS].set(jnp.where(ends, logits[:, EOS], -jnp.inf)), cache
+
+    greedy, found = greedy_and_one_beam(step, make_cache(11, 16), 8)
+    assert len(set(greedy.lengths.tolist())) > 2
+    np.testing.assert_array_equal(found.tokens[:, 0], greedy.tokens)
+    np.testing.assert_array_equal(found.lengths[:, 0], greedy.lengths)
+    np.testing.assert_allclose(found.scores[:, 0], greedy.scores, rtol=1e-5, atol=1e-6)
+
+
+def test_one_beam_is_never_worse_than_a_greedy_sequence_that_ends():
+    better = 0
+    for seed in range(4):
+        greedy, found = greedy_and_one_beam(make_step(seed, 6), make_cache(seed, 16), 8)
+        last = jnp.take_along_axis(greedy.tokens, greedy.lengths[:, None] - 1, axis=1)[:, 0]
+        gain = (found.scores[:, 0] - greedy.scores)[last == EOS]
+        assert bool(jnp.all(gain > -1e-5))
+        better += int(jnp.sum(gain > 1e-3))
+    assert better > 0
+
+
+def test_cache_may_have_its_rows_on_another_axis():
+    step, cache = make_step(3, vocab=7), make_cache(3, 3)
+
+    def turned(tokens, cache, index):
+        logits, cache = step(tokens, jax.tree.map(lambda x: x[0].T, cache), index)
+        return logits, jax.tree.map(lambda x: x.T[None], cache)
+
+    def search_turned(cache):
+        cache = repeat_for_beams(jax.tree.map(lambda x: x.T[None], cache), 3, axis=2)
+        return beam_search(
+            turned, cache, batch_size=3, beam_size=3, bos_id=BOS, eos_id=EOS, max_length=6,
+            cache_batch_axis=2,
+        )  # fmt: skip
+
+    expected, found = search(step, cache, 3, 6), jax.jit(search_turned)(cache)
+    np.testing.assert_array_equal(found.tokens, expected.tokens)
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
+
+
+def test_jit_changes_nothing():
+    step, cache = make_step(4, vocab=7), make_cache(4, 3)
+    run = searcher(step, 3, 6)
+    plain, jitted = run(cache), jax.jit(run)(cache)
+    np.testing.assert_array_equal(plain.tokens, jitted.tokens)
+    np.testing.assert_array_equal(plain.lengths, jitted.lengths)
+    np.testing.assert_allclose(plain.scores, jitted.scores, rtol=1e-6)
+
+
+def test_a_row_does_not_depend_on_the_others():
+    step, cache = make_step(5, vocab=5), make_cache(5, 6)
+    run = jax.jit(searcher(step, 2, 9))
+    together = run(cache)
+    assert len(set(together.lengths[:, 0].tolist())) > 1
+    for row in range(6):
+        alone = run(row_of(cache, row))
+        np.testing.assert_array_equal(alone.tokens[0], together.tokens[row])
+        np.testing.assert_allclose(alone.scores[0], together.scores[row], rtol=1e-5)
+
+
+def test_rows_on_several_devices_find_the_same():
+    step, cache = make_step(6, vocab=7), make_cache(6, 8)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    run = jax.jit(searcher(step, 3, 6))
+    one, several = run(cache), run(jax.device_put(cache, spread))
+    np.testing.assert_array_equal(one.tokens, several.tokens)
+    np.testing.assert_allclose(one.scores, several.scores, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_where_sequences_run_out_the_rest_is_empty(dtype):
+    """Only tokens 3 and then the end are possible, so there is one sequence for four beams."""
+
+    def step(tokens, cache, index):
+        only = jnp.where(index == 0, 3, EOS)
+        return jnp.full((8, 5), -jnp.inf, dtype).at[:, only].set(1.0), cache
+
+    found = beam_search(
+        step, (), batch_size=2, beam_size=4, bos_id=BOS, eos_id=EOS, pad_id=PAD, max_length=5
+    )
+    assert found.tokens[0].tolist() == [[3, EOS, 0, 0, 0]] + [[PAD] * 5] * 3
+    assert found.lengths[1].tolist() == [2, 0, 0, 0]
+    assert found.scores[0].tolist() == [0.0] + [-np.inf] * 3
+    assert found.scores.dtype == jnp.float32
+
+
+def test_rows_of_the_cache_that_are_missing_are_refused():
+    step, cache = make_step(0), make_cache(0, 2)
+    ids = dict(bos_id=BOS, eos_id=EOS, max_length=3)
+    with pytest.raises(ValueError, match=r"\['mean'\].*= 6 rows on axis 0"):
+        beam_search(step, cache, batch_size=2, beam_size=3, **ids)
+    with pytest.raises(ValueError, match="beam_size=0"):
+        beam_search(step, cache, batch_size=2, beam_size=0, **ids)
+
+
+def test_rules_are_those_of_the_papers():
+    log_prob, length = jnp.array([-7.0]), jnp.array([7])
+    np.testing.assert_allclose(gnmt_length_penalty(0.6)(log_prob, length), -7 / 2**0.6, rtol=1e-6)
+    np.testing.assert_allclose(length_penalty(1.0)(log_prob, length), -1.0, rtol=1e-6)
+    assert gnmt_length_penalty(0.0)(log_prob, length) == length_penalty(0.0)(log_prob, length) == -7

@@ -1,0 +1,1 @@
+"""Host side: sources of text, tokenizers, packing and the pipeline of batches."""

@@ -1,0 +1,161 @@
+"""Text to token ids and back, by SentencePiece."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import sentencepiece
+
+from transformer_jax.errors import UserError
+
+MAX_TRAINING_SENTENCES = 1_000_000
+
+
+class SentencePieceTokenizer:
+    """A unigram model (arXiv:1804.10959) whose special tokens have the same ids everywhere."""
+
+    pad_id = 0
+    eos_id = 1
+    unk_id = 2
+    bos_id = 3
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Loads a model file.
+
+        Raises:
+          UserError: the file is missing, damaged, or has other ids for the special tokens.
+        """
+        try:
+            model = Path(path).read_bytes()
+        except OSError as error:
+            raise UserError(
+                f"The tokenizer {path} cannot be read: {error.strerror}. It lies in the folder of "
+                f"the run that trained it."
+            ) from error
+        self._processor = _processor(model, path)
+        self.fingerprint: str = hashlib.sha256(model).hexdigest()[:16]
+
+    @classmethod
+    def train(
+        cls,
+        texts: Iterable[str],
+        path: str | os.PathLike[str],
+        *,
+        vocab_size: int,
+        seed: int = 0,
+    ) -> SentencePieceTokenizer:
+        """Trains a model on the texts, or on a million of them, and writes it to `path`.
+
+        Equal texts, size and seed give equal bytes.
+
+        Raises:
+          UserError: the texts are empty, or too few or too many characters for this size.
+        """
+        model = io.BytesIO()
+        sentencepiece.set_random_generator_seed(seed)  # of the sample of a large corpus
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(texts),
+                model_writer=model,
+                model_type="unigram",
+                vocab_size=vocab_size,
+                character_coverage=1.0,
+                # What is decoded is what was written: an ellipsis stays one character.
+                normalization_rule_name="identity",
+                input_sentence_size=MAX_TRAINING_SENTENCES,
+                shuffle_input_sentence=True,
+                pad_id=cls.pad_id,
+                eos_id=cls.eos_id,
+                unk_id=cls.unk_id,
+                bos_id=cls.bos_id,
+                minloglevel=2,
+            )
+        except RuntimeError as error:
+            raise UserError(_explain(str(error), vocab_size)) from error
+        _write_whole(Path(path), model.getvalue())
+        return cls(path)
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of tokens V, special ones included."""
+        return self._processor.get_piece_size()
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The token ids of each text, without BOS and EOS."""
+        return self._processor.encode(list(texts), out_type=int) if len(texts) else []
+
+    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        """The text of each sequence of ids up to its first EOS; PAD and BOS are left out.
+
+        Raises:
+          ValueError: an id lies outside of the vocabulary.
+        """
+        return [self._processor.decode(self._real_tokens(sequence)) for sequence in ids]
+
+    def _real_tokens(self, sequence: Sequence[int]) -> list[int]:
+        tokens = []
+        for token in map(int, sequence):
+            if token == self.eos_id:
+                break
+            if not 0 <= token < self.vocab_size:
+                raise ValueError(
+                    f"token id {token} is not in the vocabulary [0, {self.vocab_size})"
+                )
+            if token not in (self.pad_id, self.bos_id):
+                tokens.append(token)
+        return tokens
+
+
+def _processor(model: bytes, path: str | os.PathLike[str]) -> sentencepiece.SentencePieceProcessor:
+    processor = sentencepiece.SentencePieceProcessor()
+    try:
+        if not model:
+            raise RuntimeError("it is empty")
+        processor.load_from_serialized_proto(model)
+    except RuntimeError as error:
+        raise UserError(
+            f"The tokenizer {path} is damaged ({error}). Restore it, or train a new one."
+        ) from error
+    found = tuple(getattr(processor, f"{name}_id")() for name in ("pad", "eos", "unk", "bos"))
+    wanted = tuple(
+        getattr(SentencePieceTokenizer, f"{name}_id") for name in ("pad", "eos", "unk", "bos")
+    )
+    if found != wanted:
+        raise UserError(
+            f"The tokenizer {path} has the ids {found} for padding, end, unknown and begin, where "
+            f"{wanted} are needed. Train it with SentencePieceTokenizer.train."
+        )
+    return processor
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """Writes a file at once: a reader, or a run that is killed, never sees half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _explain(message: str, vocab_size: int) -> str:
+    """SentencePiece's complaint, as what to do about it."""
+    if most := re.search(r"too high.*<= (\d+)", message, re.DOTALL):
+        return (
+            f"The training texts are too few for vocab_size={vocab_size}: the largest possible is "
+            f"{most[1]}. Lower vocab_size, or train on more text."
+        )
+    if least := re.search(r"required_chars. \d+ vs (\d+)", message):
+        return (
+            f"vocab_size={vocab_size} is too small: the characters of the training texts alone "
+            f"need {least[1]}. Raise vocab_size."
+        )
+    return (
+        f"The tokenizer could not be trained with vocab_size={vocab_size} ({message}). Check that "
+        f"the training texts are not empty, or change vocab_size."
+    )
