@@ -162,10 +162,8 @@ def test_the_split_of_a_source_ignores_case_and_spacing_and_is_frozen():
     assert splits == [split_of(f"  {source.upper()} ") for source in sources]
     shares = {split: splits.count(split) / 2000 for split in set(splits)}
     assert shares == pytest.approx({"train": 0.9, "validation": 0.05, "test": 0.05}, abs=0.02)
-    assert [split_of(s) for s in ("Page not found", "Save the file", "Sign out")] == FROZEN
-
-
-FROZEN = ["train", "train", "train"]
+    frozen = {12: "train", 13: "test", 28: "validation"}
+    assert {i: split_of(f"Open the file {i}") for i in frozen} == frozen
 
 
 @pytest.mark.parametrize(
@@ -230,7 +228,7 @@ def test_no_catalogs_says_where_was_looked_and_what_to_install(tmp_path):
 
 def test_too_few_pairs_for_three_splits_is_an_error(tmp_path):
     write_catalog(tmp_path, {"Save the file": "Enregistrer"})
-    with pytest.raises(UserError, match="only 1 pairs"):
+    with pytest.raises(UserError, match="only 1 sentence pairs"):
         prepare(CatalogsConfig.find("fr", str(tmp_path)), str(tmp_path / "data"))
 
 

@@ -199,12 +199,12 @@ def test_reading_catalogs_prints_nothing_and_needs_no_tensorflow(tmp_path):
     write_catalog(tmp_path, 200)
     program = textwrap.dedent(f"""
         import sys
-        sys.modules["tensorflow"] = None
         from transformer_jax.data.sources import read_pairs
         assert "tensorflow_datasets" not in sys.modules
         languages = dict(source_language="en", target_language="de")
         path, data_dir = {f"catalogs:{tmp_path}"!r}, {str(tmp_path / "data")!r}
         assert read_pairs(path, "train", data_dir=data_dir, **languages)
+        assert "tensorflow" not in sys.modules
     """)
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")

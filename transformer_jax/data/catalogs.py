@@ -56,10 +56,9 @@ class CatalogsConfig(tfds.core.BuilderConfig):
         found = [(p.relative_to(root), p) for root in roots for p in find_catalogs(root, language)]
         found.sort(key=lambda item: item[0].as_posix())
         if not found:
-            raise UserError(_nothing("catalogs", language, roots))
+            raise _too_few("no gettext catalogs", language, roots)
         digest = hashlib.sha256()
-        for name, path in found:  # hashes, so that no byte can pass from one field to the next
-            digest.update(hashlib.sha256(name.as_posix().encode()).digest())
+        for _, path in found:  # hashes, so that no byte can pass from one file to the next
             digest.update(hashlib.sha256(path.read_bytes()).digest())
         return cls(
             name=f"en-{language}-{digest.hexdigest()[:12]}",
@@ -91,7 +90,7 @@ class GettextCatalogs(tfds.core.GeneratorBasedBuilder):
             splits[split_of(source)].append((source, target))
         if not all(splits.values()):
             count = sum(map(len, splits.values()))
-            raise UserError(_nothing("pairs", config.language, config.folders, f"only {count}"))
+            raise _too_few(f"only {count} sentence pairs", config.language, config.folders)
         return {name: self._generate_examples(pairs) for name, pairs in splits.items()}
 
     def _generate_examples(self, pairs: list[Pair]) -> Iterator[tuple[int, dict]]:
@@ -105,6 +104,7 @@ def prepare(config: CatalogsConfig, data_dir: str) -> GettextCatalogs:
     Raises:
       UserError: a damaged catalog, or too few pairs.
     """
+    tfds.disable_progress_bar()
     builder = GettextCatalogs(config=config, data_dir=data_dir)
     try:
         builder.download_and_prepare(file_format="array_record")
@@ -227,8 +227,8 @@ def split_of(source: str) -> str:
     return {0: "test", 1: "validation"}.get(share, "train")
 
 
-def _nothing(what: str, language: str, folders: Iterable[Path], how_many: str = "no") -> str:
-    return (
-        f"There are {how_many} {what} from English to {language!r} in the gettext catalogs below: "
-        f"{', '.join(map(str, folders))}. `pip install transformer_jax[demo]` brings French ones."
+def _too_few(found: str, language: str, folders: Iterable[Path]) -> UserError:
+    return UserError(
+        f"There are {found} of language {language!r} under {', '.join(map(str, folders))}. "
+        f"`pip install transformer_jax[demo]` brings French ones."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,8 +130,10 @@ def _read_tfds(
         try:
             builder = tfds.builder(name, data_dir=data_dir)
         except (ValueError, RuntimeError, AssertionError) as error:  # unknown name, config, version
+            # What follows is a list of all that there is.
+            reason = str(error).strip().partition("\n")[0].partition(" Here are ")[0]
             raise UserError(
-                f"TFDS knows no dataset tfds:{name} ({str(error).strip()}). A dataset of your own "
+                f"TFDS knows no dataset tfds:{name} ({reason}) A dataset of your own "
                 f"must be prepared in {data_dir or 'the data_dir of TFDS'} as array_record."
             ) from error
         formats = {f.value for f in builder.info.available_file_formats()}
@@ -184,14 +187,16 @@ def _read_builder(builder: Any, split: str, source: str, target: str) -> list[tu
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps what TFDS says about preparing and reading off the console; errors still rise."""
+    """Keeps what TFDS says about its work off the console; errors still rise.
+
+    Standard error stays: a log handler that is made meanwhile would hold on to a substitute.
+    """
     import absl.logging
 
     verbosity = absl.logging.get_verbosity()
     absl.logging.set_verbosity(absl.logging.ERROR)
     try:
-        with open(os.devnull, "w") as sink:
-            with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
-                yield
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
     finally:
         absl.logging.set_verbosity(verbosity)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import random
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -57,18 +58,16 @@ class SentencePieceTokenizer:
           UserError: the texts are empty, or too few or too many characters for this size.
         """
         model = io.BytesIO()
-        sentencepiece.set_random_generator_seed(seed)  # of the sample of a large corpus
+        sentences = _sample(texts, MAX_TRAINING_SENTENCES, seed)
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(texts),
+                sentence_iterator=iter(sentences),
                 model_writer=model,
                 model_type="unigram",
                 vocab_size=vocab_size,
                 character_coverage=1.0,
                 # What is decoded is what was written: an ellipsis stays one character.
                 normalization_rule_name="identity",
-                input_sentence_size=MAX_TRAINING_SENTENCES,
-                shuffle_input_sentence=True,
                 pad_id=cls.pad_id,
                 eos_id=cls.eos_id,
                 unk_id=cls.unk_id,
@@ -95,9 +94,9 @@ class SentencePieceTokenizer:
         Raises:
           ValueError: an id lies outside of the vocabulary.
         """
-        return [self._processor.decode(self._real_tokens(sequence)) for sequence in ids]
+        return [self._processor.decode(self._until_end(sequence)) for sequence in ids]
 
-    def _real_tokens(self, sequence: Sequence[int]) -> list[int]:
+    def _until_end(self, sequence: Sequence[int]) -> list[int]:
         tokens = []
         for token in map(int, sequence):
             if token == self.eos_id:
@@ -106,8 +105,7 @@ class SentencePieceTokenizer:
                 raise ValueError(
                     f"token id {token} is not in the vocabulary [0, {self.vocab_size})"
                 )
-            if token not in (self.pad_id, self.bos_id):
-                tokens.append(token)
+            tokens.append(token)  # PAD and BOS are control tokens, which have no text
         return tokens
 
 
@@ -131,6 +129,18 @@ def _processor(model: bytes, path: str | os.PathLike[str]) -> sentencepiece.Sent
             f"{wanted} are needed. Train it with SentencePieceTokenizer.train."
         )
     return processor
+
+
+def _sample(texts: Iterable[str], count: int, seed: int) -> list[str]:
+    """A uniform sample of the texts, or all of them; SentencePiece's own differs between runs."""
+    rng = random.Random(seed)
+    kept: list[str] = []
+    for seen, text in enumerate(texts):
+        if seen < count:
+            kept.append(text)
+        elif (place := rng.randrange(seen + 1)) < count:  # Vitter's algorithm R
+            kept[place] = text
+    return kept
 
 
 def _write_whole(path: Path, data: bytes) -> None:
