@@ -26,6 +26,5 @@ def get_config() -> ExperimentConfig:
             batch_size=24,
             log_every=25,
             checkpoint_every=500,
-            dropout_bits="rbg",
         ),
     )

@@ -180,6 +180,24 @@ def test_stops_when_no_alive_hypothesis_can_enter_the_best():
     assert len(read) < 10
 
 
+@pytest.mark.parametrize("alpha, end_first, length", [(1.0, 0.9, 40), (-1.0, 0.3, 2)])
+def test_does_not_stop_while_a_better_sequence_can_be_reached(alpha, end_first, length):
+    """The end is possible at once, and then certain at `length`, which the rule scores higher."""
+
+    def step(tokens, cache, index):
+        end = jnp.where(index == 0, end_first, jnp.where(index == length - 1, 1.0, 0.0))
+        return jnp.log(jnp.stack([0.0, 0.0, end, 1.0 - end]))[None], cache
+
+    found = beam_search(
+        step, (), batch_size=1, beam_size=1, bos_id=BOS, eos_id=EOS, max_length=40,
+        score=length_penalty(alpha),
+    )  # fmt: skip
+    assert found.lengths.tolist() == [[length]]
+    expected = np.log(1.0 - end_first) / length**alpha
+    assert expected > np.log(end_first)
+    np.testing.assert_allclose(found.scores[0, 0], expected, rtol=1e-5)
+
+
 def test_scores_are_those_of_the_returned_tokens():
     step, cache, rule = make_step(7, vocab=9), make_cache(7, 3), gnmt_length_penalty(0.6)
     found = search(step, cache, 4, 8, score=rule)
@@ -315,10 +333,3 @@ def test_rows_of_the_cache_that_are_missing_are_refused():
         beam_search(step, cache, batch_size=2, beam_size=3, **ids)
     with pytest.raises(ValueError, match="beam_size=0"):
         beam_search(step, cache, batch_size=2, beam_size=0, **ids)
-
-
-def test_rules_are_those_of_the_papers():
-    log_prob, length = jnp.array([-7.0]), jnp.array([7])
-    np.testing.assert_allclose(gnmt_length_penalty(0.6)(log_prob, length), -7 / 2**0.6, rtol=1e-6)
-    np.testing.assert_allclose(length_penalty(1.0)(log_prob, length), -1.0, rtol=1e-6)
-    assert gnmt_length_penalty(0.0)(log_prob, length) == length_penalty(0.0)(log_prob, length) == -7
