@@ -1,11 +1,12 @@
 """The big Transformer of "Attention Is All You Need" on WMT 2014 English to German.
 
-Source: arXiv:1706.03762, table 3 and section 5. 6+6 layers, D 1024, F 4096, 16 heads, post-norm, dropout .3;
+Source: arXiv:1706.03762, table 3 and section 5.
+6+6 layers, D 1024, F 4096, 16 heads, post-norm, dropout .3;
 shared vocabulary of 37,000; batches of about 25,000 source and 25,000 target tokens; Adam with
 b2 .98, 4,000 updates of warm-up; label smoothing .1; the mean of the last 20 checkpoints, beam 4,
 length penalty .6.
-Published: 28.4 BLEU (tokenised, compound split) on newstest2014; other scores are not comparable with
-sacreBLEU's. Expected time: the paper's, 3.5 days on 8 P100 GPUs (section 5.2).
+Published: 28.4 BLEU (tokenised, compound split) on newstest2014;
+sacreBLEU's score of detokenised text is another. Expected time: the paper's, 3.5 days on 8 P100 GPUs (section 5.2).
 Command: `python train.py --config configs/transformer_big_wmt.py --workdir DIR`, once TFDS has
 prepared wmt14_translate/de-en.
 """

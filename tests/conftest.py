@@ -1,6 +1,38 @@
 """All tests run on 8 simulated devices; what is not told otherwise uses the first."""
 
+import itertools
+
 import jax
+import pytest
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
+
+WORDS = {
+    "red": "rouge",
+    "green": "vert",
+    "blue": "bleu",
+    "cat": "chat",
+    "dog": "chien",
+    "house": "maison",
+    "sees": "voit",
+    "the": "le",
+}
+
+
+@pytest.fixture(scope="session")
+def pairs_folder(tmp_path_factory):
+    """A folder with train.tsv, valid.tsv and test.tsv: word-by-word translations."""
+    folder = tmp_path_factory.mktemp("pairs")
+    sentences = [words for n in (2, 3) for words in itertools.permutations(WORDS, n)]
+    lines = [
+        " ".join(words) + "\t" + " ".join(WORDS[word] for word in words) for words in sentences
+    ]
+    for i, split in enumerate(("valid", "test", "train")):
+        chosen = (
+            lines[i::10]
+            if split != "train"
+            else [line for j, line in enumerate(lines) if j % 10 not in (0, 1)]
+        )
+        (folder / f"{split}.tsv").write_text("\n".join(chosen) + "\n", encoding="utf-8")
+    return folder

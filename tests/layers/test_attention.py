@@ -57,7 +57,9 @@ def test_kernel_equals_numpy_reference(qkv, kernel, masked, biased):
     allowed = random_allowed() if masked else None
     bias = np.random.default_rng(2).normal(size=(B, N, T, S)) if biased else None
     mask = None if allowed is None else Mask.from_dense(jnp.asarray(allowed))
-    got = kernel(*map(jnp.float32, qkv), mask=mask, bias=None if bias is None else jnp.float32(bias))
+    got = kernel(
+        *map(jnp.float32, qkv), mask=mask, bias=None if bias is None else jnp.float32(bias)
+    )
     np.testing.assert_allclose(got, reference(*qkv, allowed, bias), atol=1e-5)
 
 

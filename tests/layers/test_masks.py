@@ -74,9 +74,7 @@ def test_block_of_queries_equals_the_cut_of_the_whole():
 
 def test_masks_pass_through_jit_and_vmap():
     mask = Mask.padding(jnp.array([[1, 0], [1, 1]])) & Mask.causal()
-    np.testing.assert_array_equal(
-        jax.jit(lambda m: m.to_dense(2, 2))(mask), mask.to_dense(2, 2)
-    )
+    np.testing.assert_array_equal(jax.jit(lambda m: m.to_dense(2, 2))(mask), mask.to_dense(2, 2))
     rows = jax.vmap(lambda v: (Mask.padding(v[None]) & Mask.causal()).to_dense(2, 2)[0])
     np.testing.assert_array_equal(rows(jnp.array([[1, 0], [1, 1]])), mask.to_dense(2, 2))
 

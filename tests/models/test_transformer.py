@@ -105,9 +105,12 @@ def test_padding_gets_no_gradient():
     batch = batch_of([[2]])
 
     def loss(params):
-        logits = logits_of(batch | {"source": np.where(batch["source"] == 0, 16, batch["source"])},
-                           params)
-        return jnp.sum(jnp.where(batch["target_segments"][..., None] != 0, logits[..., :16], 0) ** 2)
+        logits = logits_of(
+            batch | {"source": np.where(batch["source"] == 0, 16, batch["source"])}, params
+        )
+        return jnp.sum(
+            jnp.where(batch["target_segments"][..., None] != 0, logits[..., :16], 0) ** 2
+        )
 
     # Token 16 stands in the padding alone, and its own logit is left out of the loss.
     assert not jax.grad(loss)(params)["token_embedding"]["embedding"][16].any()

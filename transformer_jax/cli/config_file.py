@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -28,6 +29,10 @@ def load_config(path: Path) -> ExperimentConfig:
     if spec is None or spec.loader is None:
         raise UserError(f"--config {path} is not a Python file.")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:  # as for a script: it may import its neighbours
+        sys.path.insert(0, folder)
     spec.loader.exec_module(module)
     get_config = getattr(module, "get_config", None)
     config = get_config() if callable(get_config) else None
@@ -73,4 +78,3 @@ def parse_overrides(
         )
     except ValueError as error:  # a value that a config's own check refuses
         raise UserError(str(error)) from error
-

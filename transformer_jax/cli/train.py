@@ -9,6 +9,7 @@ from pathlib import Path
 
 from transformer_jax.cli.config_file import load_config, parse_overrides
 from transformer_jax.errors import UserError
+from transformer_jax.training.loop import train
 
 USAGE = """usage: train.py --config FILE --workdir DIR [overrides]
 
@@ -31,8 +32,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if wants_help else 2
     try:
         run, config = parse_overrides(load_config(known.config), overrides, __doc__ or "")
-        from transformer_jax.training.loop import train  # after --help, which needs no jax
-
         train(config, run.workdir, profile=run.profile)
     except UserError as error:
         print(f"train.py: {error}", file=sys.stderr)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import flax.linen as nn
 import flax.struct
@@ -30,7 +30,9 @@ class AttentionFn(Protocol):
         bias: Array | None = None,
         dropout_rate: float = 0.0,
         dropout_key: Array | None = None,
-    ) -> Array: ...
+    ) -> Array:
+        """Bias is broadcastable to [B,N,T,S]; dropout is of the weights, and needs the key."""
+        ...
 
 
 @flax.struct.dataclass
@@ -156,11 +158,12 @@ class MultiHeadAttention(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     def setup(self) -> None:
+        """Makes the parts."""
         if self.width % self.num_heads:
             raise ValueError(f"num_heads={self.num_heads} must divide width={self.width}.")
         heads = (self.num_heads, self.width // self.num_heads)
         init = nn.initializers.xavier_uniform()
-        options = dict(use_bias=self.use_bias, kernel_init=init, dtype=self.dtype)
+        options: dict[str, Any] = dict(use_bias=self.use_bias, kernel_init=init, dtype=self.dtype)
         self.query = nn.DenseGeneral(heads, **options)
         self.key = nn.DenseGeneral(heads, **options)
         self.value = nn.DenseGeneral(heads, **options)

@@ -89,6 +89,7 @@ class EncoderLayer(LayerSizes):
     """
 
     def setup(self) -> None:
+        """Makes the parts."""
         self.self_attention = self._attention()
         self.self_attention_norm = self._norm()
         self.feed_forward = self._feed_forward()
@@ -122,6 +123,7 @@ class DecoderLayer(LayerSizes):
     """
 
     def setup(self) -> None:
+        """Makes the parts."""
         self.self_attention = self._attention()
         self.self_attention_norm = self._norm()
         self.cross_attention = self._attention()

@@ -82,9 +82,13 @@ class Mask:
         elif other.key_segments is not None:
             dense.append(_segments_allow(other))
         ordered = self if self._has_order else other
-        if self._has_order and other._has_order and not (
-            self.query_positions is other.query_positions
-            and self.key_positions is other.key_positions
+        if (
+            self._has_order
+            and other._has_order
+            and not (
+                self.query_positions is other.query_positions
+                and self.key_positions is other.key_positions
+            )
         ):
             raise ValueError(
                 "Two causal or window masks over different positions cannot be merged; "

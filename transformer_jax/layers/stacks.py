@@ -44,6 +44,7 @@ class _Stack(nn.Module):
     constrain: Constrain = identity
 
     def setup(self) -> None:
+        """Makes the parts."""
         if self.layer.norm_first:  # a pre-norm stack leaves its sum unnormalised
             self.norm = nn.LayerNorm(epsilon=self.layer.norm_epsilon, dtype=self.layer.dtype)
 

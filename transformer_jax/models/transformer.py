@@ -89,13 +89,15 @@ class TransformerConfig:
     @classmethod
     def big(cls, **changes: Any) -> TransformerConfig:
         """The big model of table 3."""
-        sizes = dict(width=1024, feed_forward_dim=4096, num_heads=16, dropout_rate=0.3)
+        sizes: dict[str, Any] = dict(
+            width=1024, feed_forward_dim=4096, num_heads=16, dropout_rate=0.3
+        )
         return cls(**(sizes | changes))
 
     @classmethod
     def small(cls, **changes: Any) -> TransformerConfig:
         """3+3 layers of width 256, for some ten thousand sentence pairs."""
-        sizes = dict(vocab_size=8000, width=256, num_heads=4, feed_forward_dim=1024)
+        sizes: dict[str, Any] = dict(vocab_size=8000, width=256, num_heads=4, feed_forward_dim=1024)
         layers = dict(encoder_layers=3, decoder_layers=3)
         return cls(**(sizes | layers | changes))
 
@@ -118,9 +120,10 @@ class Transformer(nn.Module):
     constrain: Constrain = identity
 
     def setup(self) -> None:
+        """Makes the parts."""
         c = self.config
         dtype = jnp.dtype(c.dtype)
-        sizes = dict(
+        sizes: dict[str, Any] = dict(
             width=c.width,
             num_heads=c.num_heads,
             feed_forward_dim=c.feed_forward_dim,
@@ -133,7 +136,7 @@ class Transformer(nn.Module):
             attention_fn=self.attention_fn or _KERNELS[c.attention],
             dtype=dtype,
         )
-        stack = dict(unroll=c.unroll, remat=c.remat, constrain=self.constrain)
+        stack: dict[str, Any] = dict(unroll=c.unroll, remat=c.remat, constrain=self.constrain)
         self.token_embedding = TokenEmbedding(c.vocab_size, c.width, dtype=dtype)
         self.encoder = Encoder(EncoderLayer(**sizes, parent=None), c.encoder_layers, **stack)
         self.decoder = Decoder(DecoderLayer(**sizes, parent=None), c.decoder_layers, **stack)
@@ -165,16 +168,17 @@ class Transformer(nn.Module):
         if (source_segments is None) != (target_segments is None):
             raise ValueError("Give source_segments and target_segments together, or neither.")
         encoded = self.encode(
-            source, segments=source_segments, positions=source_positions, deterministic=deterministic
+            source,
+            segments=source_segments,
+            positions=source_positions,
+            deterministic=deterministic,
         )
         mask, cross_mask = Mask.causal(), None
         if source_segments is not None:
             mask = mask & Mask.segments(target_segments)
             cross_mask = Mask.segments(target_segments, source_segments)
         x = self._embed(target_inputs, target_positions, deterministic)
-        x = self.decoder(
-            x, encoded, mask=mask, cross_mask=cross_mask, deterministic=deterministic
-        )
+        x = self.decoder(x, encoded, mask=mask, cross_mask=cross_mask, deterministic=deterministic)
         return self.token_embedding.logits(x)
 
     def encode(

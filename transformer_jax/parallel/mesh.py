@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import jax
 from jax.sharding import AxisType, Mesh
@@ -35,13 +36,14 @@ class MeshConfig:
                 raise ValueError(f"mesh.{name}={size} must be at least 1.")
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
-    """A mesh (data, fsdp, model) over all devices.
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh (data, fsdp, model) over these devices; over all if None.
 
     Raises:
       UserError: the axes do not multiply to the number of devices.
     """
-    count = jax.device_count()
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
     taken = config.fsdp * config.model
     data = count // taken if config.data is None else config.data
     if data * taken != count:
@@ -50,7 +52,8 @@ def make_mesh(config: MeshConfig) -> Mesh:
             f"does not divide the {count} devices that are here. Set --mesh.data, --mesh.fsdp and "
             f"--mesh.model so that their product is {count}."
         )
-    return jax.make_mesh((data, config.fsdp, config.model), AXES, axis_types=(AxisType.Auto,) * 3)
+    shape = (data, config.fsdp, config.model)
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
 def batch_shards(mesh: Mesh) -> int:

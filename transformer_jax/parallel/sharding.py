@@ -16,8 +16,10 @@ from transformer_jax.typing import Array, Constrain
 
 # A rule: a regex that is searched in the parameter's path, and one mesh axis (or None) for each
 # dimension of the parameter. A stacked parameter has one dimension more, the layers, in front;
-# it is never split.
+# it is never split. A rule without axes fits any parameter: a copy on each device.
 Rules = Iterable[tuple[str, tuple[str | None, ...]]]
+
+REPLICATED: Rules = ((r"", ()),)
 
 TRANSFORMER_RULES: Rules = (
     (r"token_embedding/embedding$", ("model", None)),  # never by width: look-ups would gather it
@@ -42,13 +44,12 @@ def spec_of(name: str, shape: tuple[int, ...], rules: Rules, mesh: Mesh) -> Part
     Raises:
       UserError: no rule matches the path, its rank does not fit, or an axis does not divide.
     """
-    if not shape:
-        return PartitionSpec()
-    for pattern, axes in rules:
-        if re.search(pattern, name):
-            break
-    else:
+    found = next((rule for rule in rules if re.search(rule[0], name)), None)
+    if found is None and shape:
         raise UserError(f"No sharding rule matches the parameter {name} of shape {shape}.")
+    if found is None or not shape or not found[1]:
+        return PartitionSpec()
+    pattern, axes = found
     if len(shape) - len(axes) not in (0, 1):
         raise UserError(
             f"The sharding rule {pattern!r} has {len(axes)} axes; they do not fit {name} of shape "

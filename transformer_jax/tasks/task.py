@@ -51,9 +51,7 @@ class Task(Protocol):
         """This host's rows of endless batches from `start` on, each with where to go on."""
         ...
 
-    def eval_batches(
-        self, split: str, process_index: int, process_count: int
-    ) -> Iterable[Batch]:
+    def eval_batches(self, split: str, process_index: int, process_count: int) -> Iterable[Batch]:
         """This host's rows of one pass over a split, in the shapes of training batches."""
         ...
 

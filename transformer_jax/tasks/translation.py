@@ -114,6 +114,7 @@ class Translation:
         self.batch_size, self.seed, self.mesh = batch_size, seed, mesh
         self.model = Transformer(model, constrain=constrain_activations(mesh))
         self.tokenizer = self._load_tokenizer(model.vocab_size)
+        self._corpora: dict[str, _Corpus] = {}
 
     def init_params(self, key: Array) -> Params:
         """Fresh parameters of the model."""
@@ -157,11 +158,9 @@ class Translation:
             process_count=process_count,
         )
 
-    def eval_batches(
-        self, split: str, process_index: int, process_count: int
-    ) -> Iterable[Batch]:
+    def eval_batches(self, split: str, process_index: int, process_count: int) -> Iterable[Batch]:
         """Packed rows of one pass; pairs longer than a row are left out."""
-        corpus = self._encode(split)
+        corpus = self._corpus(split)
         rows = pack(corpus.lengths, corpus.capacity, seed=0, epoch=0)
         endless = batches(
             lambda epoch: rows,
@@ -209,22 +208,28 @@ class Translation:
 
     @functools.cached_property
     def summary(self) -> str:
-        """Sizes of the data, and how well rows are filled."""
+        """Sizes of the data, and how well rows are filled (mean of both sides)."""
         train = self._train
         rows = self._plan(0)
         share = filled(rows, train.lengths, train.capacity)
         source_row, target_row = train.capacity
+        valid = self._corpus("valid")  # read now, so that a bad file is found before training
         return (
-            f"{self.data.path}: {len(train.lengths):,} training pairs "
-            f"({train.dropped:,} longer than a row dropped), vocabulary "
-            f"{self.tokenizer.vocab_size:,}\n"
+            f"{self.data.path}: {len(train.lengths):,} training pairs, {len(valid.lengths):,} to "
+            f"validate ({train.dropped:,} + {valid.dropped:,} longer than a row dropped), "
+            f"vocabulary {self.tokenizer.vocab_size:,}\n"
             f"{len(rows):,} rows of {source_row} + {target_row} tokens an epoch, filled "
             f"{share[0]:.1%} + {share[1]:.1%}, mean {np.mean(share):.1%}"
         )
 
-    @functools.cached_property
+    @property
     def _train(self) -> _Corpus:
-        return self._encode("train")
+        return self._corpus("train")
+
+    def _corpus(self, split: str) -> _Corpus:
+        if split not in self._corpora:
+            self._corpora[split] = self._encode(split)
+        return self._corpora[split]
 
     def _plan(self, epoch: int) -> list[np.ndarray]:
         return pack(self._train.lengths, self._train.capacity, seed=self.seed, epoch=epoch)

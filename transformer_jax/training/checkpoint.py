@@ -32,7 +32,7 @@ class Checkpoints:
             raise UserError(f"{workdir} has no checkpoints yet; train.py writes them there.")
         logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells each step of a save
         # Uncompressed plain arrays: several times faster than the default on a local disk.
-        arrays = dict(use_ocdbt=False, use_compression=False)
+        arrays: dict[str, Any] = dict(use_ocdbt=False, use_compression=False)
         best = BestN(get_metric_fn=lambda m: m[BEST_METRIC], reverse=True, n=1)
         self.folder = folder
         self._manager = ocp.CheckpointManager(

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
 from transformer_jax.data.pipeline import DataState
@@ -50,20 +51,10 @@ def train(config: ExperimentConfig, workdir: Path, *, profile: bool = False) -> 
     _check_same_run(workdir, config)
     task = build_task(config, workdir, mesh)
     optimizer = make_optimizer(config.optimizer, settings.steps)
-    key = jax.random.key(settings.seed)
-
-    def init(key: jax.Array) -> TrainState:
-        return init_state(task.init_params(key), optimizer)
-
-    shapes = jax.eval_shape(init, key)
-    layout = shardings(shapes, mesh, task.sharding_rules)
     checkpoints = Checkpoints(workdir, keep=settings.keep)
-    latest = checkpoints.latest()
-    if latest is None:
-        state, position = jax.jit(init, out_shardings=layout)(key), DataState()
-    else:
-        shapes = jax.tree.map(with_layout, shapes, layout)
-        state, position = checkpoints.restore(latest, shapes, task.fingerprint)
+    state, position, layout = _start(task, optimizer, checkpoints, settings.seed, mesh)
+    first_step = int(state.step)
+    last_step = min(settings.steps, settings.stop_at or settings.steps)
 
     # Act 2: the step and the validation, compiled for that layout.
     train_step = jax.jit(
@@ -80,22 +71,20 @@ def train(config: ExperimentConfig, workdir: Path, *, profile: bool = False) -> 
     dropout_key = jax.random.key(settings.seed, impl=settings.dropout_bits)
 
     # Act 3: one step after the other.
-    step = int(state.step)
-    last_step = min(settings.steps, settings.stop_at or settings.steps)
     leader = jax.process_index() == 0
     if leader:
         write_config(config, workdir / "config.json")
-    display = Display(step, last_step, quiet=not leader)
+    display = Display(first_step, last_step, quiet=not leader)
     display.say(task.summary)
     display.say(f"mesh {dict(mesh.shape)}, {num_params(state.params):,} parameters")
-    if latest is not None:
-        display.say(f"restored step {step}")
-    log = MetricsLog(workdir, resumed_at=step, quiet=not leader)
-    clock = Clock(step, last_step)
-    tracer = Tracer(workdir / "profile", range(step + 10, step + 15) if profile else range(0))
+    if first_step:
+        display.say(f"restored step {first_step}")
+    log = MetricsLog(workdir, resumed_at=first_step, quiet=not leader)
+    clock = Clock(first_step, last_step)
+    tracer = Tracer(workdir / "profile", _profiled(first_step) if profile else range(0))
     try:
         batches = task.train_batches(position, jax.process_index(), jax.process_count())
-        for step, batch, position in _numbered(batches, step, last_step):
+        for step, batch, position in _numbered(batches, first_step, last_step):
             with jax.set_mesh(mesh), tracer.step(step):
                 state, metrics = train_step(state, put_batch(batch, mesh), dropout_key)
             clock.count(task.count_tokens(batch) * jax.process_count())
@@ -118,6 +107,28 @@ def train(config: ExperimentConfig, workdir: Path, *, profile: bool = False) -> 
         checkpoints.close()
         tracer.close()
         log.close()
+
+
+def _start(
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    checkpoints: Checkpoints,
+    seed: int,
+    mesh: Mesh,
+) -> tuple[TrainState, DataState, Any]:
+    """The state to go on from, where its data goes on, and the layout of the state."""
+
+    def init(key: jax.Array) -> TrainState:
+        return init_state(task.init_params(key), optimizer)
+
+    key = jax.random.key(seed)
+    shapes = jax.eval_shape(init, key)
+    layout = shardings(shapes, mesh, task.sharding_rules)
+    latest = checkpoints.latest()
+    if latest is None:  # parameters are born where they are to live
+        return jax.jit(init, out_shardings=layout)(key), DataState(), layout
+    shapes = jax.tree.map(with_layout, shapes, layout)
+    return *checkpoints.restore(latest, shapes, task.fingerprint), layout
 
 
 def build_task(config: ExperimentConfig, workdir: Path, mesh: Mesh) -> Task:
@@ -166,12 +177,16 @@ def _check_same_run(workdir: Path, config: ExperimentConfig) -> None:
 
 
 def _numbered(
-    batches: Iterator[tuple[Batch, DataState]], step: int, last_step: int
+    batches: Iterator[tuple[Batch, DataState]], first_step: int, last_step: int
 ) -> Iterator[tuple[int, Batch, DataState]]:
-    """Numbers the batches step+1..last_step by the update that each is for."""
-    for number in range(step + 1, last_step + 1):
+    """Each batch with the number of updates after it: first_step+1..last_step."""
+    for number in range(first_step + 1, last_step + 1):
         batch, position = next(batches)
         yield number, batch, position
+
+
+def _profiled(first_step: int) -> range:
+    return range(first_step + 10, first_step + 15)  # after compilation, and few enough to read
 
 
 def with_layout(shape: jax.ShapeDtypeStruct, layout: Any) -> jax.ShapeDtypeStruct:
