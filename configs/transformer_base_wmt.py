@@ -6,7 +6,8 @@ shared vocabulary of 37,000; batches of about 25,000 source and 25,000 target to
 b2 .98, 4,000 updates of warm-up; label smoothing .1; the mean of the last 5 checkpoints, beam 4,
 length penalty .6.
 Published: 27.3 BLEU (tokenised, compound split) on newstest2014;
-sacreBLEU's score of detokenised text is another. Expected time: the paper's, 12 hours on 8 P100 GPUs (section 5.2).
+sacreBLEU's score of detokenised text is another.
+Expected time: the paper's, 12 hours on 8 P100 GPUs (section 5.2).
 Command: `python train.py --config configs/transformer_base_wmt.py --workdir DIR`, once TFDS has
 prepared wmt14_translate/de-en.
 """

@@ -6,7 +6,8 @@ shared vocabulary of 37,000; batches of about 25,000 source and 25,000 target to
 b2 .98, 4,000 updates of warm-up; label smoothing .1; the mean of the last 20 checkpoints, beam 4,
 length penalty .6.
 Published: 28.4 BLEU (tokenised, compound split) on newstest2014;
-sacreBLEU's score of detokenised text is another. Expected time: the paper's, 3.5 days on 8 P100 GPUs (section 5.2).
+sacreBLEU's score of detokenised text is another.
+Expected time: the paper's, 3.5 days on 8 P100 GPUs (section 5.2).
 Command: `python train.py --config configs/transformer_big_wmt.py --workdir DIR`, once TFDS has
 prepared wmt14_translate/de-en.
 """

@@ -16,15 +16,17 @@ def get_config() -> ExperimentConfig:
     """The run."""
     return ExperimentConfig(
         task=TranslationConfig(label_smoothing=0.1, beam_size=4, length_penalty=0.6),
-        model=TransformerConfig.small(vocab_size=4000, norm_first=True, unroll=True),
+        model=TransformerConfig.small(
+            vocab_size=4000, norm_first=True, dropout_rate=0.2, unroll=True
+        ),
         data=TranslationData(path="catalogs:installed", target_language="fr", row_length=96),
         optimizer=OptimizerConfig(
-            schedule=WarmupLinear(peak=2e-3, warmup=150), weight_decay=0.01, clip_norm=1.0
+            schedule=WarmupLinear(peak=1.5e-3, warmup=200), weight_decay=0.01, clip_norm=1.0
         ),
         train=TrainConfig(
-            steps=1500,
-            batch_size=24,
-            log_every=25,
-            checkpoint_every=500,
+            steps=2200,
+            batch_size=8,  # rows: about 1,500 tokens, both sides together
+            log_every=50,
+            checkpoint_every=550,
         ),
     )

@@ -52,8 +52,11 @@ class TranslationData:
     def __post_init__(self) -> None:
         if self.row_length < 8:
             raise ValueError(f"data.row_length={self.row_length} must be at least 8.")
-        if Path(self.path).is_dir() and self.path:  # the run must find it from any folder
-            object.__setattr__(self, "path", str(Path(self.path).resolve()))
+        # The run must find its data from any folder.
+        scheme, colon, folder = self.path.rpartition(":")
+        is_folder = scheme in ("", "catalogs") and folder not in ("", "installed")
+        if is_folder and Path(folder).is_dir():
+            object.__setattr__(self, "path", f"{scheme}{colon}{Path(folder).resolve()}")
 
 
 @dataclasses.dataclass(frozen=True)
