@@ -16,7 +16,7 @@ from transformer_jax.training.config_json import classes_in, from_json, to_json
 ROOT = Path(__file__).parents[2]
 TINY = [
     "--config", str(ROOT / "configs" / "transformer_small.py"),
-    "--model.vocab-size", "64",
+    "--model.vocab-size", "32",
     "--model.width", "16",
     "--model.num-heads", "2",
     "--model.feed-forward-dim", "16",

@@ -16,14 +16,15 @@ from transformer_jax.tasks.translation import TranslationConfig, TranslationData
 from transformer_jax.tasks.translation_eval import score_translations, translate
 
 MODEL = TransformerConfig(
-    vocab_size=64, width=16, num_heads=2, feed_forward_dim=16, encoder_layers=1, decoder_layers=1
+    vocab_size=32, width=16, num_heads=2, feed_forward_dim=16, encoder_layers=1, decoder_layers=1
 )
 
 
 def build(folder, workdir, devices=1, batch_size=8, model=MODEL):
+    workdir.mkdir(exist_ok=True)
     return TranslationConfig().build(
         model=model,
-        data=TranslationData(path=str(folder), row_length=16),
+        data=TranslationData(path=str(folder), row_length=32),
         batch_size=batch_size,
         seed=3,
         workdir=workdir,
@@ -98,9 +99,9 @@ def test_perfect_translations_score_100():
 
 def test_tokenizer_of_another_size_is_refused(tmp_path, pairs_folder):
     texts = (pairs_folder / "train.tsv").read_text().split("\n")
-    SentencePieceTokenizer.train(texts, tmp_path / "tokenizer.model", vocab_size=70)
+    SentencePieceTokenizer.train(texts, tmp_path / "tokenizer.model", vocab_size=36)
     (tmp_path / "config.json").write_text("{}")  # a run's folder: its tokenizer is kept
-    with pytest.raises(UserError, match="has 70 tokens, the model 64"):
+    with pytest.raises(UserError, match="has 36 tokens, the model 32"):
         build(pairs_folder, tmp_path)
 
 

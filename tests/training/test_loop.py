@@ -22,16 +22,16 @@ from transformer_jax.training.schedules import WarmupLinear
 from transformer_jax.training.step import TrainState
 
 MODEL = TransformerConfig(
-    vocab_size=64, width=16, num_heads=2, feed_forward_dim=16, encoder_layers=2, decoder_layers=2
+    vocab_size=32, width=16, num_heads=2, feed_forward_dim=16, encoder_layers=2, decoder_layers=2
 )
 
 
 def config_for(folder, **train_options):
-    options = dict(steps=20, batch_size=8, log_every=1, checkpoint_every=5, keep=2)
+    options = dict(steps=20, batch_size=16, log_every=1, checkpoint_every=5, keep=2)
     return ExperimentConfig(
         task=TranslationConfig(),
         model=MODEL,
-        data=TranslationData(path=str(folder), row_length=16, target_language="fr"),
+        data=TranslationData(path=str(folder), row_length=32, target_language="fr"),
         optimizer=OptimizerConfig(schedule=WarmupLinear(peak=1e-2, warmup=5), clip_norm=1.0),
         train=TrainConfig(**(options | train_options)),
         mesh=MeshConfig(fsdp=2, model=2),
@@ -72,6 +72,7 @@ def test_resumed_run_equals_one_that_never_stopped_bitwise(whole_run, tmp_path, 
 
 
 def test_epoch_ends_within_the_run(whole_run):
+    """Else the tests of resuming would not see an epoch's end."""
     position = json.loads(last_state(whole_run)[1])["position"]
     assert DataState(**position).epoch >= 1
 

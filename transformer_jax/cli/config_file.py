@@ -33,9 +33,12 @@ def load_config(path: Path) -> ExperimentConfig:
     folder = str(path.resolve().parent)
     if folder not in sys.path:  # as for a script: it may import its neighbours
         sys.path.insert(0, folder)
-    spec.loader.exec_module(module)
-    get_config = getattr(module, "get_config", None)
-    config = get_config() if callable(get_config) else None
+    try:
+        spec.loader.exec_module(module)
+        get_config = getattr(module, "get_config", None)
+        config = get_config() if callable(get_config) else None
+    except ValueError as error:  # a value that a config's own check refuses
+        raise UserError(f"--config {path}: {error}") from error
     if not isinstance(config, ExperimentConfig):
         raise UserError(f"--config {path} must define get_config() -> ExperimentConfig.")
     return config

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,24 +10,15 @@ from pathlib import Path
 from transformer_jax.cli.config_file import load_config
 from transformer_jax.errors import UserError
 from transformer_jax.models.transformer import TransformerConfig
-from transformer_jax.parallel.mesh import MeshConfig
 from transformer_jax.tasks.translation import TranslationConfig, TranslationData
-from transformer_jax.training.config import ExperimentConfig, TrainConfig
+from transformer_jax.training.config import ExperimentConfig
 from transformer_jax.training.config_json import classes_in, from_json, read_json
 from transformer_jax.training.curves import draw_loss
 from transformer_jax.training.evaluate import evaluate
-from transformer_jax.training.optimizer import OptimizerConfig
+from transformer_jax.training.metrics import to_line
 
 # The classes that a config.json may name; those of one's own config file come from --config.
-CLASSES = classes_in(ExperimentConfig(None, None, None)) | {
-    ExperimentConfig,
-    MeshConfig,
-    OptimizerConfig,
-    TrainConfig,
-    TransformerConfig,
-    TranslationConfig,
-    TranslationData,
-}
+CLASSES = classes_in(ExperimentConfig(TranslationConfig(), TransformerConfig(), TranslationData()))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,12 +51,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             average=args.average,
             data_path=args.data_path,
         )
-        curve = draw_loss(args.workdir)
     except UserError as error:
         print(f"eval.py: {error}", file=sys.stderr)
         return 1
-    print(report)
-    if curve is not None:
-        print(f"\nloss curve: {curve}")
-    print(json.dumps(metrics))
+    print(report, end="\n\n")
+    line = to_line(metrics)
+    try:
+        (args.workdir / f"eval_{args.split}.txt").write_text(report + "\n", encoding="utf-8")
+        (args.workdir / f"eval_{args.split}.json").write_text(line + "\n", encoding="utf-8")
+        curve = draw_loss(args.workdir)
+        print(f"loss curve: {curve}" if curve else "no metrics.jsonl, so no loss curve")
+    except OSError as error:  # another's run, read-only: the result is printed all the same
+        print(f"eval.py: {args.workdir} was not written: {error.strerror}.", file=sys.stderr)
+    print(line)
     return 0

@@ -21,9 +21,10 @@ def dropout(key: Array, x: Array, rate: float) -> Array:
     if not 0.0 <= rate < 1.0:
         raise ValueError(f"A dropout rate is in [0, 1); got {rate}.")
     dropped = round(rate * _LEVELS)
-    words = jax.random.bits(key, (-(-x.size // 2),), jnp.uint32)
-    halves = jnp.stack([words & (_LEVELS - 1), words >> 16])  # two values from each word
-    keep = halves.reshape(-1)[: x.size].reshape(x.shape) >= dropped
+    # Two values from each word, of the same row: on a mesh no device needs another's words.
+    words = jax.random.bits(key, (*x.shape[:-1], -(-x.shape[-1] // 2)), jnp.uint32)
+    halves = jnp.concatenate([words & (_LEVELS - 1), words >> 16], axis=-1)
+    keep = halves[..., : x.shape[-1]] >= dropped
     return jnp.where(keep, x * (_LEVELS / (_LEVELS - dropped)), 0).astype(x.dtype)
 
 

@@ -52,7 +52,7 @@ class Task(Protocol):
         ...
 
     def eval_batches(self, split: str, process_index: int, process_count: int) -> Iterable[Batch]:
-        """This host's rows of one pass over a split, in the shapes of training batches."""
+        """This host's rows of one pass over a split; the same shapes in every batch."""
         ...
 
     def count_tokens(self, batch: Batch) -> int:

@@ -258,18 +258,20 @@ class Translation:
 
     def _encode(self, split: str) -> _Corpus:
         pairs = self._read(split)
-        source = self.tokenizer.encode([source for source, _ in pairs])
-        target = self.tokenizer.encode([target for _, target in pairs])
+        source = self._tokens([source for source, _ in pairs])
+        target = self._tokens([target for _, target in pairs])
         limit = self.data.row_length - 1  # room for the end of the sentence
         kept = []
         for i in range(len(pairs)):
             if len(source[i]) <= limit and len(target[i]) <= limit:
                 kept.append(i)
             elif self.data.too_long == "error":
+                file = Path(self.data.path) / f"{split}.tsv"
+                where = f"{file}:{i + 1}" if file.exists() else f"{self.data.path}, {split}, {i}"
                 raise UserError(
-                    f"{self.data.path}, {split}: pair {i + 1} has {len(source[i]) + 1} and "
-                    f"{len(target[i]) + 1} tokens, more than a row of {limit + 1}. Raise "
-                    f"--data.row_length, or drop such pairs with --data.too_long drop."
+                    f"{where}: the pair has {len(source[i]) + 1} and {len(target[i]) + 1} tokens, "
+                    f"more than a row of {limit + 1}. Raise --data.row_length, or drop such pairs "
+                    f"with --data.too_long drop."
                 )
         if not kept:
             raise UserError(
@@ -287,13 +289,20 @@ class Translation:
             dropped=len(pairs) - len(kept),
         )
 
+    def _tokens(self, texts: list[str]) -> list[np.ndarray]:
+        """Encodes in blocks: millions of sentences as python ints would fill the memory."""
+        tokens: list[np.ndarray] = []
+        for first in range(0, len(texts), 100_000):
+            encoded = self.tokenizer.encode(texts[first : first + 100_000])
+            tokens += [np.asarray(ids, np.int32) for ids in encoded]
+        return tokens
+
     def _load_tokenizer(self, vocab_size: int) -> SentencePieceTokenizer:
         path = self.workdir / "tokenizer.model"
-        # Before config.json is there, the folder is no run yet: what is left in it is of a start
-        # that failed, maybe on other data.
-        is_run = (self.workdir / "config.json").exists() and path.exists()
+        # Before config.json is there, the folder is no run yet: a tokenizer that is left in it is
+        # of a start that failed, maybe on other data.
+        is_run = (self.workdir / "config.json").exists()
         if not is_run and jax.process_index() == 0:
-            self.workdir.mkdir(parents=True, exist_ok=True)
             texts = (text for pair in self._read("train") for text in pair)
             SentencePieceTokenizer.train(texts, path, vocab_size=vocab_size)
         if jax.process_count() > 1:

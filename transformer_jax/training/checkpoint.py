@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,13 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells each step of a save
         # Uncompressed plain arrays: several times faster than the default on a local disk.
         arrays: dict[str, Any] = dict(use_ocdbt=False, use_compression=False)
-        best = BestN(get_metric_fn=lambda m: m[BEST_METRIC], reverse=True, n=1)
+        best = BestN(get_metric_fn=_valid_loss, reverse=True, n=1)
         self.folder = folder
         self._manager = ocp.CheckpointManager(
             folder,
             options=ocp.CheckpointManagerOptions(
+                best_fn=_valid_loss,  # without it orbax writes no metrics
+                best_mode="min",
                 preservation_policy=AnyPreservationPolicy([LatestN(keep), best]),
                 read_only=read_only,
                 cleanup_tmp_directories=not read_only,
@@ -60,7 +63,7 @@ class Checkpoints:
     def best(self) -> int | None:
         """The step of the lowest validation loss."""
         infos = [(self._manager.metrics(step), step) for step in self.steps()]
-        scored = [(metrics[BEST_METRIC], step) for metrics, step in infos if metrics]
+        scored = [(_valid_loss(metrics), step) for metrics, step in infos if metrics]
         return min(scored)[1] if scored else None
 
     def save(
@@ -132,8 +135,16 @@ class Checkpoints:
     def _restore(self, step: int, **items: Any) -> Any:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
-        except ValueError as error:
-            raise UserError(f"{self.folder}/{step} does not fit this model: {error}") from error
+        except (ValueError, KeyError, OSError) as error:
+            raise UserError(
+                f"{self.folder / str(step)} cannot be restored; it is damaged, or of a model of "
+                f"other shapes: {error}"
+            ) from error
+
+
+def _valid_loss(metrics: Mapping[str, float]) -> float:
+    loss = metrics[BEST_METRIC]
+    return loss if math.isfinite(loss) else math.inf  # a diverged step is never the best
 
 
 def _as(shapes: Any) -> ocp.args.PyTreeRestore:

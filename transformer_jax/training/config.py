@@ -80,6 +80,7 @@ class ExperimentConfig:
 
 # What a resumed run may change. Everything else would make it another run.
 MAY_CHANGE = (
+    "data.path",  # the data itself must be the same, which its fingerprint tells
     "mesh",
     "task.beam_size",
     "task.length_penalty",
@@ -99,6 +100,6 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
             inner = f"{path}.{key}" if path else key
             found += differences(old.get(key), new.get(key), inner)
         return found
-    if old == new or path.startswith(MAY_CHANGE):
+    if old == new or any(f"{path}.".startswith(f"{name}.") for name in MAY_CHANGE):
         return []
     return [f"{path}: {old!r} -> {new!r}"]

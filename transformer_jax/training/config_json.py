@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import types
 import typing
 from collections.abc import Iterable
@@ -16,13 +17,21 @@ _TAG = "class"
 
 
 def to_json(config: Any) -> Any:
-    """A dataclass as plain dicts, each with the name of its class, lists and scalars."""
+    """A dataclass as plain dicts, each with the name of its class, lists and scalars.
+
+    Raises:
+      UserError: a value that JSON cannot hold.
+    """
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         fields = {f.name: to_json(getattr(config, f.name)) for f in dataclasses.fields(config)}
         return {_TAG: type(config).__name__} | fields
     if isinstance(config, tuple | list):
         return [to_json(x) for x in config]
-    return config
+    if config is None or isinstance(config, bool | int | float | str):
+        return config
+    raise UserError(
+        f"A config holds dataclasses, tuples, texts, numbers and None; {config!r} is none of them."
+    )
 
 
 def from_json(data: Any, classes: Iterable[type], *, where: str = "config.json") -> Any:
@@ -58,20 +67,24 @@ def from_json(data: Any, classes: Iterable[type], *, where: str = "config.json")
 def classes_in(config: Any) -> set[type]:
     """The classes of a config's parts, alternatives of its fields included."""
     found: set[type] = set()
+    if isinstance(config, tuple):
+        return found.union(*map(classes_in, config))
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
         return found
     found.add(type(config))
     hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
         found |= classes_in(getattr(config, field.name))
-        if isinstance(hints[field.name], types.UnionType):
+        if typing.get_origin(hints[field.name]) in (types.UnionType, typing.Union):
             found |= {t for t in typing.get_args(hints[field.name]) if dataclasses.is_dataclass(t)}
     return found
 
 
 def write_config(config: Any, path: Path) -> None:
-    """Writes the JSON form."""
-    path.write_text(json.dumps(to_json(config), indent=2) + "\n", encoding="utf-8")
+    """Writes the JSON form, whole or not at all."""
+    partial = path.with_suffix(".tmp")
+    partial.write_text(json.dumps(to_json(config), indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)
 
 
 def read_json(path: Path) -> Any:
@@ -87,5 +100,7 @@ def read_json(path: Path) -> Any:
             f"{path} does not exist: {path.parent} is not the folder of a run. "
             f"Name the --workdir that train.py wrote."
         ) from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path} is damaged: {error}.") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ def evaluate(
 
     Args:
       config: the run's.
-      workdir: the run's folder; gets eval_SPLIT.json and eval_SPLIT.txt.
+      workdir: the run's folder.
       split: train, valid or test.
       step: "latest", "best" (by validation loss), or a number.
       average: mean of so many newest checkpoints, up to and with `step`; None: as the config says,
@@ -43,8 +42,14 @@ def evaluate(
     Raises:
       UserError: no checkpoint, no such step, no such split.
     """
+    if jax.process_count() > 1:
+        raise UserError("Evaluation runs in one process; start it on one host alone.")
     if split not in ("train", "valid", "test"):
         raise UserError(f"--split {split!r} is none of train, valid, test.")
+    if average is not None and not 1 <= average <= config.train.keep:
+        raise UserError(f"--average {average}: this run keeps 1 to {config.train.keep} steps.")
+    if data_path is not None and not hasattr(config.data, "path"):
+        raise UserError("--data.path: the data of this run has no path.")
     if data_path is not None:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, path=data_path))
     checkpoints = Checkpoints(workdir, read_only=True)
@@ -67,9 +72,6 @@ def evaluate(
     metrics |= make_mean_loss(task, mesh)(params, split)
     found = task.evaluate(params, split)
     metrics |= found.metrics
-    if jax.process_index() == 0:
-        (workdir / f"eval_{split}.json").write_text(json.dumps(metrics) + "\n", encoding="utf-8")
-        (workdir / f"eval_{split}.txt").write_text(found.report + "\n", encoding="utf-8")
     return metrics, found.report
 
 

@@ -47,11 +47,12 @@ def train(config: ExperimentConfig, workdir: Path, *, profile: bool = False) -> 
     # Act 1: the devices, the task on them, and its state, restored or fresh.
     settings = config.train
     mesh = make_mesh(config.mesh)
-    check_batch_size(settings.batch_size // settings.microbatches, mesh, "A microbatch of")
-    _check_same_run(workdir, config)
+    rows = settings.batch_size // settings.microbatches
+    check_batch_size(rows, mesh, "train.batch_size / train.microbatches")
+    checkpoints = _open(workdir, config)
     task = build_task(config, workdir, mesh)
+    summary = task.summary  # reads the data: what is bad there shows before this is a run
     optimizer = make_optimizer(config.optimizer, settings.steps)
-    checkpoints = Checkpoints(workdir, keep=settings.keep)
     state, position, layout = _start(task, optimizer, checkpoints, settings.seed, mesh)
     first_step = int(state.step)
     last_step = min(settings.steps, settings.stop_at or settings.steps)
@@ -75,13 +76,15 @@ def train(config: ExperimentConfig, workdir: Path, *, profile: bool = False) -> 
     if leader:
         write_config(config, workdir / "config.json")
     display = Display(first_step, last_step, quiet=not leader)
-    display.say(task.summary)
+    display.say(summary)
     display.say(f"mesh {dict(mesh.shape)}, {num_params(state.params):,} parameters")
     if first_step:
         display.say(f"restored step {first_step}")
+    if first_step >= last_step:
+        display.say(f"nothing left to do: the run ends at step {last_step}")
     log = MetricsLog(workdir, resumed_at=first_step, quiet=not leader)
     clock = Clock(first_step, last_step)
-    tracer = Tracer(workdir / "profile", _profiled(first_step) if profile else range(0))
+    tracer = Tracer(workdir / "profile", _profiled(first_step, last_step) if profile else range(0))
     try:
         batches = task.train_batches(position, jax.process_index(), jax.process_count())
         for step, batch, position in _numbered(batches, first_step, last_step):
@@ -89,24 +92,25 @@ def train(config: ExperimentConfig, workdir: Path, *, profile: bool = False) -> 
                 state, metrics = train_step(state, put_batch(batch, mesh), dropout_key)
             clock.count(task.count_tokens(batch) * jax.process_count())
 
-            if step % settings.log_every == 0 or step == last_step:
+            validates = step % settings.checkpoint_every == 0 or step == last_step
+            if validates or step % settings.log_every == 0:
                 metrics = {name: float(value) for name, value in metrics.items()}
                 metrics["learning_rate"] = float(schedule(step - 1))
                 metrics |= clock.lap(step)
                 display.update(step, metrics)
+                if validates:
+                    with clock.paused():
+                        valid = mean_loss(state.params, "valid")
+                        valid = {f"valid_{name}": value for name, value in valid.items()}
+                        checkpoints.save(state, position, task.fingerprint, valid)
+                    display.say(f"step {step}/{last_step}  {_line(valid)}  saving checkpoint")
+                    metrics |= valid
                 log.write(step, metrics)
-
-            if step % settings.checkpoint_every == 0 or step == last_step:
-                valid = {f"valid_{k}": v for k, v in mean_loss(state.params, "valid").items()}
-                checkpoints.save(state, position, task.fingerprint, valid)
-                log.write(step, valid)
-                display.say(f"step {step}/{last_step}  " + _line(valid) + "  checkpoint saved")
-                clock.skip()
     finally:
         display.close()
-        checkpoints.close()
         tracer.close()
         log.close()
+        checkpoints.close()  # last, as it waits for saves, and raises what went wrong in them
 
 
 def _start(
@@ -163,17 +167,24 @@ def make_mean_loss(task: Task, mesh: Mesh) -> Callable[[Params, str], dict[str, 
     return mean_loss
 
 
-def _check_same_run(workdir: Path, config: ExperimentConfig) -> None:
-    path = workdir / "config.json"
-    if not path.exists():
-        return
-    changed = differences(read_json(path), to_json(config))
+def _open(workdir: Path, config: ExperimentConfig) -> Checkpoints:
+    """The checkpoints in the workdir, if it is new, or holds this very run."""
+    path, now = workdir / "config.json", to_json(config)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        checkpoints = Checkpoints(workdir, keep=config.train.keep)
+        if checkpoints.latest() is None:  # nothing was trained here, so nothing can be lost
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"--workdir {workdir} cannot be used: {error.strerror}.") from error
+    changed = differences(read_json(path), now) if path.exists() else []
     if changed:
         raise UserError(
             f"{workdir} holds another run; it differs in\n  "
             + "\n  ".join(changed)
             + "\nTake back the change, or take a new --workdir."
         )
+    return checkpoints
 
 
 def _numbered(
@@ -185,8 +196,10 @@ def _numbered(
         yield number, batch, position
 
 
-def _profiled(first_step: int) -> range:
-    return range(first_step + 10, first_step + 15)  # after compilation, and few enough to read
+def _profiled(first_step: int, last_step: int) -> range:
+    """Five steps, after the compilation if the run is long enough."""
+    begin = max(min(first_step + 10, last_step - 4), first_step + 1)
+    return range(begin, begin + 5)
 
 
 def with_layout(shape: jax.ShapeDtypeStruct, layout: Any) -> jax.ShapeDtypeStruct:

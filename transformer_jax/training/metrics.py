@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,7 @@ class MetricsLog:
         """Writes the metrics of one step."""
         if self._quiet:
             return
-        # JSON has no NaN; null says that the number was none.
-        finite = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
-        self._file.write(json.dumps({"step": step} | finite) + "\n")
+        self._file.write(to_line({"step": step, **metrics}) + "\n")
         self._file.flush()
         for name, value in metrics.items():
             self._board.add_scalar(name, value, step)
@@ -51,6 +50,15 @@ class MetricsLog:
             return
         self._file.close()
         self._board.close()
+
+
+def to_line(metrics: Mapping[str, Any]) -> str:
+    """Metrics as one line of JSON; it has no NaN, so null says that a number was none."""
+
+    def finite(value: Any) -> Any:
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps({name: finite(value) for name, value in metrics.items()}, allow_nan=False)
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
@@ -79,14 +87,17 @@ class Clock:
         """Adds the tokens of one batch."""
         self._tokens += tokens
 
-    def skip(self) -> None:
-        """Starts a lap afresh: what was just done was not training."""
-        now = time.perf_counter()
-        self._began += now - self._lap
-        self._lap, self._tokens = now, 0
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done inside is not training, and its time does not count."""
+        before = time.perf_counter()
+        yield
+        lost = time.perf_counter() - before
+        self._began += lost
+        self._lap += lost
 
     def lap(self, step: int) -> dict[str, float]:
-        """Tokens a second, seconds a step and seconds left, since the last lap."""
+        """Tokens a second and seconds a step since the last lap, and seconds of steps left."""
         now = time.perf_counter()
         seconds, steps = max(now - self._lap, 1e-9), step - self._step
         found = {

@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import optax
 
+from transformer_jax.parallel.sharding import path_of
 from transformer_jax.training.schedules import Noam, Schedule
 
-NO_DECAY = (r"bias$", r"norm/scale$")
+NO_DECAY = (r"bias$", r"(^|/)scale$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,13 +37,20 @@ class OptimizerConfig:
     no_decay: tuple[str, ...] = NO_DECAY
     clip_norm: float | None = None
 
+    def __post_init__(self) -> None:
+        if not (0 <= self.b1 < 1 and 0 <= self.b2 < 1):
+            raise ValueError(f"optimizer.b1={self.b1} and b2={self.b2} must be in [0, 1).")
+        if self.epsilon <= 0:
+            raise ValueError(f"optimizer.epsilon={self.epsilon} must be positive.")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise ValueError(f"optimizer.clip_norm={self.clip_norm} must be positive.")
+
 
 def decay_mask(params: Any, no_decay: tuple[str, ...]) -> Any:
     """True for the parameters that decay: those whose path no regex is found in."""
 
     def decays(path: tuple[Any, ...], _: Any) -> bool:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return not any(re.search(pattern, name) for pattern in no_decay)
+        return not any(re.search(pattern, path_of(path)) for pattern in no_decay)
 
     return jax.tree_util.tree_map_with_path(decays, params)
 

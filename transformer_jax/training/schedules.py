@@ -24,6 +24,12 @@ class Noam:
     warmup: int = 4000
     scale: float = 1.0
 
+    def __post_init__(self) -> None:
+        if self.width < 1 or self.warmup < 1:
+            raise ValueError(
+                f"schedule.width={self.width} and warmup={self.warmup} must be at least 1."
+            )
+
     def build(self, steps: int) -> optax.Schedule:
         """The schedule; its horizon plays no part."""
         del steps
