@@ -71,13 +71,10 @@ def parse_overrides(
     ) -> tuple[RunArgs, ExperimentConfig]:
         return run, config
 
-    try:
-        return tyro.cli(
-            command,
-            args=list(argv),
-            prog="train.py --config FILE",
-            description=description,
-            config=(tyro.conf.AvoidSubcommands,),
-        )
-    except ValueError as error:  # a value that a config's own check refuses
-        raise UserError(str(error)) from error
+    return tyro.cli(
+        command,
+        args=list(argv),
+        prog="train.py --config FILE",
+        description=description,
+        config=(tyro.conf.AvoidSubcommands,),
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -135,7 +137,8 @@ class Mask:
         places = cut(self.query_positions, 1)
         if places is None and self._has_order:
             places = (start + jnp.arange(size))[None]
-        return self.replace(
+        return dataclasses.replace(
+            self,
             query_segments=cut(self.query_segments, 1),
             query_positions=places,
             dense=cut(self.dense, 2),
@@ -192,6 +195,7 @@ def _places(positions: Array | None, length: int) -> Array:
 
 
 def _segments_allow(mask: Mask) -> Array:
+    assert mask.key_segments is not None
     key = mask.key_segments[:, None, None, :]
     if mask.query_segments is None:
         return key != 0

@@ -174,7 +174,7 @@ class Transformer(nn.Module):
             deterministic=deterministic,
         )
         mask, cross_mask = Mask.causal(), None
-        if source_segments is not None:
+        if source_segments is not None and target_segments is not None:
             mask = mask & Mask.segments(target_segments)
             cross_mask = Mask.segments(target_segments, source_segments)
         x = self._embed(target_inputs, target_positions, deterministic)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -126,7 +126,7 @@ class Translation:
 
     def loss_terms(self, params: Params, batch: Batch, key: Array | None) -> Terms:
         """Label-smoothed cross-entropy; and for information the plain one, and the accuracy."""
-        logits = self.model.apply(
+        logits: Any = self.model.apply(
             {"params": params},
             batch["source"],
             batch["target_inputs"],
@@ -237,7 +237,7 @@ class Translation:
     def _plan(self, epoch: int) -> list[np.ndarray]:
         return pack(self._train.lengths, self._train.capacity, seed=self.seed, epoch=epoch)
 
-    def _build(self, corpus: _Corpus, rows: list[np.ndarray]) -> Batch:
+    def _build(self, corpus: _Corpus, rows: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         tokenizer = self.tokenizer
         return pack_pairs(
             corpus.source,
@@ -281,11 +281,12 @@ class Translation:
         kept_source = Ragged.from_lists([source[i] for i in kept])
         kept_target = Ragged.from_lists([target[i] for i in kept])
         lengths = pair_lengths(kept_source, kept_target)
+        source_row, target_row = balanced_capacity(lengths, self.data.row_length)
         return _Corpus(
             source=kept_source,
             target=kept_target,
             lengths=lengths,
-            capacity=balanced_capacity(lengths, self.data.row_length),
+            capacity=(source_row, target_row),
             dropped=len(pairs) - len(kept),
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -30,7 +31,7 @@ def make_beam_fn(
 
     @jax.jit
     def search(params: Params, source: Array) -> Array:
-        apply = functools.partial(model.apply, {"params": params})
+        apply: Any = functools.partial(model.apply, {"params": params})
         batch_size, length = source.shape
         encoded = apply(source, segments=(source != 0).astype(np.int32), method="encode")
         memory = repeat_for_beams(apply(encoded, method="memory"), beam_size, axis=1)

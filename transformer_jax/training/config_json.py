@@ -76,7 +76,11 @@ def classes_in(config: Any) -> set[type]:
     for field in dataclasses.fields(config):
         found |= classes_in(getattr(config, field.name))
         if typing.get_origin(hints[field.name]) in (types.UnionType, typing.Union):
-            found |= {t for t in typing.get_args(hints[field.name]) if dataclasses.is_dataclass(t)}
+            found |= {
+                t
+                for t in typing.get_args(hints[field.name])
+                if isinstance(t, type) and dataclasses.is_dataclass(t)
+            }
     return found
 
 
