@@ -1,12 +1,18 @@
 """All tests run on 8 simulated devices; what is not told otherwise uses the first."""
 
 import itertools
+import tempfile
 
 import jax
 import pytest
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
+
+# Many tests compile the same program; a cache that lives as long as the tests saves half of it.
+_CACHE = tempfile.TemporaryDirectory(prefix="transformer_jax_tests_")
+jax.config.update("jax_compilation_cache_dir", _CACHE.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 WORDS = {
     "red": "rouge",

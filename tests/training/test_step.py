@@ -1,5 +1,6 @@
 """The train step: exact over microbatches and devices."""
 
+import dataclasses
 import functools
 
 import jax
@@ -25,7 +26,9 @@ from transformer_jax.training.step import init_state, make_train_step
 CONFIG = TransformerConfig(
     vocab_size=16, width=8, num_heads=2, feed_forward_dim=16, encoder_layers=2, decoder_layers=2
 )
+DROPPING = dataclasses.replace(CONFIG, dropout_rate=0.3)
 ROWS, LENGTH = 32, 6
+KEY = jax.random.key(1)
 
 
 def ragged_batch(seed=0):
@@ -93,7 +96,7 @@ def run(mesh, microbatches=1, steps=3, dropout=False):
     history = []
     for i in range(steps):
         with jax.set_mesh(mesh):
-            state, metrics = step(state, put_batch(ragged_batch(i), mesh), jax.random.key(1))
+            state, metrics = step(state, put_batch(ragged_batch(i), mesh), KEY)
         history.append({name: float(value) for name, value in metrics.items()})
     return history, state
 
@@ -151,7 +154,7 @@ def test_gradients_of_microbatches_equal_those_of_the_whole_batch():
         step = make_train_step(
             terms_of(Transformer(CONFIG)), COEFFICIENTS, sgd, microbatches=microbatches
         )
-        after, metrics = jax.jit(step)(init_state(params, sgd), ragged_batch(), jax.random.key(1))
+        after, metrics = jax.jit(step)(init_state(params, sgd), ragged_batch(), KEY)
         return jax.tree.map(jnp.subtract, params, after.params), metrics["grad_norm"]
 
     (got, _), (want, norm) = gradient(4), gradient(1)
@@ -176,6 +179,17 @@ def test_parameters_and_optimizer_state_are_split_over_the_mesh():
 def test_batch_without_weight_changes_no_number_to_nan():
     empty = {name: np.zeros_like(value) for name, value in ragged_batch().items()}
     step = make_train_step(terms_of(Transformer(CONFIG)), COEFFICIENTS, optimizer())
-    state, metrics = jax.jit(step)(init(jax.random.key(0)), empty, jax.random.key(1))
+    state, metrics = jax.jit(step)(init(jax.random.key(0)), empty, KEY)
     assert all(np.isfinite(float(value)) for value in metrics.values())
     assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(state.params))
+
+
+def test_dropout_differs_by_step_and_repeats_for_the_same_step():
+    """Nothing is learned at rate zero, so a change of the loss is dropout's."""
+    still = optax.sgd(0.0)
+    step = jax.jit(make_train_step(terms_of(Transformer(DROPPING), True), COEFFICIENTS, still))
+    state, batch, key = init_state(init(jax.random.key(0)).params, still), ragged_batch(), KEY
+    second, first_metrics = step(state, batch, key)
+    _, second_metrics = step(second, batch, key)
+    assert first_metrics["loss"] != second_metrics["loss"]
+    assert step(state, batch, key)[1]["loss"] == first_metrics["loss"]

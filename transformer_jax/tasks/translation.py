@@ -7,7 +7,7 @@ import functools
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,48 +15,22 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from transformer_jax.data.packing import balanced_capacity, filled, pack
-from transformer_jax.data.pipeline import DataState, Ragged, batches, pack_pairs, pair_lengths
-from transformer_jax.data.sources import read_pairs
+from transformer_jax.data.packing import filled, pack
+from transformer_jax.data.pipeline import DataState, batches, pack_pairs
 from transformer_jax.data.tokenizers import SentencePieceTokenizer
 from transformer_jax.errors import UserError
 from transformer_jax.models.transformer import Transformer, TransformerConfig
 from transformer_jax.objectives.losses import label_smoothed_cross_entropy, token_accuracy
 from transformer_jax.parallel.sharding import TRANSFORMER_RULES, Rules, constrain_activations
 from transformer_jax.tasks.task import Evaluation
+from transformer_jax.tasks.translation_data import (
+    Corpus,
+    TranslationData,
+    read_corpus,
+    read_split,
+)
 from transformer_jax.tasks.translation_eval import score_translations, translate
 from transformer_jax.typing import Array, Batch, Params, Terms
-
-
-@dataclasses.dataclass(frozen=True)
-class TranslationData:
-    """Where the sentence pairs are.
-
-    Attributes:
-      path: a folder with train.tsv, valid.tsv and test.tsv of `source<TAB>target`;
-        `tfds:NAME` for a TensorFlow dataset, as tfds:wmt14_translate/de-en;
-        `catalogs:installed` or `catalogs:FOLDER` for gettext catalogs.
-      source_language: language of the source, as the dataset names it.
-      target_language: language of the target, as the dataset names it.
-      row_length: tokens of a packed row, on its longer side.
-      too_long: what happens to a pair that is longer than a row: it is dropped and counted, or
-        it is an error.
-    """
-
-    path: str = ""
-    source_language: str = "en"
-    target_language: str = "de"
-    row_length: int = 128
-    too_long: Literal["drop", "error"] = "drop"
-
-    def __post_init__(self) -> None:
-        if self.row_length < 8:
-            raise ValueError(f"data.row_length={self.row_length} must be at least 8.")
-        # The run must find its data from any folder.
-        scheme, colon, folder = self.path.rpartition(":")
-        is_folder = scheme in ("", "catalogs") and folder not in ("", "installed")
-        if is_folder and Path(folder).is_dir():
-            object.__setattr__(self, "path", f"{scheme}{colon}{Path(folder).resolve()}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +91,7 @@ class Translation:
         self.batch_size, self.seed, self.mesh = batch_size, seed, mesh
         self.model = Transformer(model, constrain=constrain_activations(mesh))
         self.tokenizer = self._load_tokenizer(model.vocab_size)
-        self._corpora: dict[str, _Corpus] = {}
+        self._corpora: dict[str, Corpus] = {}
 
     def init_params(self, key: Array) -> Params:
         """Fresh parameters of the model."""
@@ -183,7 +157,7 @@ class Translation:
 
     def evaluate(self, params: Params, split: str) -> Evaluation:
         """Translates a split with beam search and scores it with sacreBLEU."""
-        pairs = self._read(split)
+        pairs = read_split(self.data, split)
         hypotheses = translate(
             self.model,
             params,
@@ -226,18 +200,18 @@ class Translation:
         )
 
     @property
-    def _train(self) -> _Corpus:
+    def _train(self) -> Corpus:
         return self._corpus("train")
 
-    def _corpus(self, split: str) -> _Corpus:
+    def _corpus(self, split: str) -> Corpus:
         if split not in self._corpora:
-            self._corpora[split] = self._encode(split)
+            self._corpora[split] = read_corpus(self.data, split, self.tokenizer)
         return self._corpora[split]
 
     def _plan(self, epoch: int) -> list[np.ndarray]:
         return pack(self._train.lengths, self._train.capacity, seed=self.seed, epoch=epoch)
 
-    def _build(self, corpus: _Corpus, rows: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    def _build(self, corpus: Corpus, rows: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         tokenizer = self.tokenizer
         return pack_pairs(
             corpus.source,
@@ -248,63 +222,13 @@ class Translation:
             eos_id=tokenizer.eos_id,
         )
 
-    def _read(self, split: str) -> list[tuple[str, str]]:
-        return read_pairs(
-            self.data.path,
-            split,
-            source_language=self.data.source_language,
-            target_language=self.data.target_language,
-        )
-
-    def _encode(self, split: str) -> _Corpus:
-        pairs = self._read(split)
-        source = self._tokens([source for source, _ in pairs])
-        target = self._tokens([target for _, target in pairs])
-        limit = self.data.row_length - 1  # room for the end of the sentence
-        kept = []
-        for i in range(len(pairs)):
-            if len(source[i]) <= limit and len(target[i]) <= limit:
-                kept.append(i)
-            elif self.data.too_long == "error":
-                file = Path(self.data.path) / f"{split}.tsv"
-                where = f"{file}:{i + 1}" if file.exists() else f"{self.data.path}, {split}, {i}"
-                raise UserError(
-                    f"{where}: the pair has {len(source[i]) + 1} and {len(target[i]) + 1} tokens, "
-                    f"more than a row of {limit + 1}. Raise --data.row_length, or drop such pairs "
-                    f"with --data.too_long drop."
-                )
-        if not kept:
-            raise UserError(
-                f"{self.data.path}, {split}: no pair fits a row of {limit + 1} tokens. Raise "
-                f"--data.row_length."
-            )
-        kept_source = Ragged.from_lists([source[i] for i in kept])
-        kept_target = Ragged.from_lists([target[i] for i in kept])
-        lengths = pair_lengths(kept_source, kept_target)
-        source_row, target_row = balanced_capacity(lengths, self.data.row_length)
-        return _Corpus(
-            source=kept_source,
-            target=kept_target,
-            lengths=lengths,
-            capacity=(source_row, target_row),
-            dropped=len(pairs) - len(kept),
-        )
-
-    def _tokens(self, texts: list[str]) -> list[np.ndarray]:
-        """Encodes in blocks: millions of sentences as python ints would fill the memory."""
-        tokens: list[np.ndarray] = []
-        for first in range(0, len(texts), 100_000):
-            encoded = self.tokenizer.encode(texts[first : first + 100_000])
-            tokens += [np.asarray(ids, np.int32) for ids in encoded]
-        return tokens
-
     def _load_tokenizer(self, vocab_size: int) -> SentencePieceTokenizer:
         path = self.workdir / "tokenizer.model"
         # Before config.json is there, the folder is no run yet: a tokenizer that is left in it is
         # of a start that failed, maybe on other data.
         is_run = (self.workdir / "config.json").exists()
         if not is_run and jax.process_index() == 0:
-            texts = (text for pair in self._read("train") for text in pair)
+            texts = (text for pair in read_split(self.data, "train") for text in pair)
             SentencePieceTokenizer.train(texts, path, vocab_size=vocab_size)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("tokenizer")
@@ -315,14 +239,3 @@ class Translation:
                 f"--model.vocab_size {tokenizer.vocab_size}."
             )
         return tokenizer
-
-
-@dataclasses.dataclass(frozen=True)
-class _Corpus:
-    """A split as tokens: two ragged sides, their lengths [n,2] with the end token, the row."""
-
-    source: Ragged
-    target: Ragged
-    lengths: np.ndarray
-    capacity: tuple[int, int]
-    dropped: int
