@@ -142,7 +142,7 @@ class Display:
         if self._bar is None:
             print(line, flush=True)
         else:
-            self._bar.console.print(line, highlight=False, markup=False)
+            self._bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         """Leaves the terminal as it was."""
