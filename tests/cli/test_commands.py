@@ -77,7 +77,7 @@ def test_run_goes_on_with_another_number_of_devices(run_on_8):
     single = ["--mesh.data", "1", "--mesh.fsdp", "1", "--mesh.model", "1"]
     done = command("train.py", *args, *single, "--train.stop_at", "6")
     assert done.returncode == 0, done.stderr
-    assert "restored step 4" in done.stdout
+    assert "restored step 4 of 6" in done.stdout
     steps = [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").open()]
     assert steps == sorted(steps) and steps[-1] == 6
 

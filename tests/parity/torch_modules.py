@@ -66,7 +66,7 @@ def layer_names(p):
 def stack_names(p):
     names = under("norm", norm_names(p["norm"])) if "norm" in p else {}
     for i in range(L):
-        layer = jax.tree.map(lambda x: x[i], p["layer"])  # noqa: B023
+        layer = jax.tree.map(lambda x, i=i: x[i], p["layer"])
         names |= under(f"layers.{i}", layer_names(layer))
     return names
 

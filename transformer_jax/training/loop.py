@@ -72,17 +72,15 @@ def train(config: ExperimentConfig, workdir: Path, *, profile: bool = False) -> 
     dropout_key = jax.random.key(settings.seed, impl=settings.dropout_bits)
 
     # Act 3: one step after the other.
-    leader = jax.process_index() == 0
-    if leader:
+    quiet = jax.process_index() != 0  # one process speaks and writes for all
+    if not quiet:
         write_config(config, workdir / "config.json")
-    display = Display(first_step, last_step, quiet=not leader)
-    display.say(summary)
-    display.say(f"mesh {dict(mesh.shape)}, {num_params(state.params):,} parameters")
+    display = Display(first_step, last_step, quiet=quiet)
+    display.say(f"{summary}\nmesh {dict(mesh.shape)}, {num_params(state.params):,} parameters")
     if first_step:
-        display.say(f"restored step {first_step}")
-    if first_step >= last_step:
-        display.say(f"nothing left to do: the run ends at step {last_step}")
-    log = MetricsLog(workdir, resumed_at=first_step, quiet=not leader)
+        nothing = ": nothing left to do" if first_step >= last_step else ""
+        display.say(f"restored step {first_step} of {last_step}{nothing}")
+    log = MetricsLog(workdir, resumed_at=first_step, quiet=quiet)
     clock = Clock(first_step, last_step)
     tracer = Tracer(workdir / "profile", _profiled(first_step, last_step) if profile else range(0))
     try:
