@@ -11,6 +11,7 @@ import pytest
 from transformer_jax.cli import evaluate as evaluate_cli
 from transformer_jax.cli import train as train_cli
 from transformer_jax.cli.config_file import load_config, parse_overrides
+from transformer_jax.cli.run_config import CLASSES
 from transformer_jax.training.config_json import classes_in, from_json, to_json
 
 ROOT = Path(__file__).parents[2]
@@ -194,9 +195,9 @@ def test_no_config_prints_how_to_use_it(capfd):
 @pytest.mark.parametrize("name", sorted(p.stem for p in (ROOT / "configs").glob("*.py")))
 def test_every_config_goes_through_json_and_back(name):
     config = load_config(ROOT / "configs" / f"{name}.py")
-    again = from_json(json.loads(json.dumps(to_json(config))), evaluate_cli.CLASSES)
+    again = from_json(json.loads(json.dumps(to_json(config))), CLASSES)
     assert again == config
-    assert classes_in(config) <= evaluate_cli.CLASSES
+    assert classes_in(config) <= CLASSES
 
 
 def test_overrides_change_the_config_and_nothing_else():

@@ -1,7 +1,6 @@
 """The translation task: its batches over hosts, its search, its scores."""
 
 import dataclasses
-import functools
 
 import jax
 import numpy as np
@@ -13,7 +12,8 @@ from transformer_jax.errors import UserError
 from transformer_jax.models.transformer import TransformerConfig
 from transformer_jax.parallel.mesh import MeshConfig, make_mesh
 from transformer_jax.tasks.translation import TranslationConfig, TranslationData
-from transformer_jax.tasks.translation_eval import score_translations, translate
+from transformer_jax.tasks.translation_eval import score_translations
+from transformer_jax.tasks.translation_search import Translator
 
 MODEL = TransformerConfig(
     vocab_size=32, width=16, num_heads=2, feed_forward_dim=16, encoder_layers=1, decoder_layers=1
@@ -76,17 +76,22 @@ def test_tokens_of_padding_are_not_counted(task):
 
 def test_translations_keep_the_order_and_do_not_depend_on_each_other(task):
     params = jax.jit(task.init_params)(jax.random.key(0))
-    search = functools.partial(
-        translate, task.model, params, task.tokenizer, beam_size=2, length_penalty=0.6
-    )
-    sentences = ["the cat sees the dog " * 5, "", "red house", "the cat", "blue dog sees"]
-    together = search(sentences, mesh=task.mesh)
+    search = task.translator(params, beam_size=2, length_penalty=0.6)
+    sources = search.encode(["the cat sees the dog " * 5, "", "red house", "the cat", "blue dog"])
+    together = search(sources)
     assert len(together) == 5
-    alone = [search([sentence], mesh=task.mesh)[0] for sentence in sentences]
-    assert together == alone
-    assert len(set(together)) > 1
-    eight = search(sentences, mesh=make_mesh(MeshConfig(), jax.devices()))
-    assert eight == together
+    assert len({found[0].text for found in together}) > 1
+    alone = [search([source])[0] for source in sources]
+    mesh = make_mesh(MeshConfig(), jax.devices())
+    eight = Translator(
+        task.model, params, task.tokenizer, mesh=mesh, beam_size=2, length_penalty=0.6
+    )
+    for other in (alone, eight(sources)):
+        assert [[h.text for h in found] for found in other] == [
+            [h.text for h in found] for found in together
+        ]
+        for a, b in zip(other, together, strict=True):
+            np.testing.assert_allclose([h.score for h in a], [h.score for h in b], rtol=1e-5)
 
 
 def test_perfect_translations_score_100():

@@ -7,18 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformer_jax.cli.config_file import load_config
+from transformer_jax.cli.run_config import read_run_config
 from transformer_jax.errors import UserError
-from transformer_jax.models.transformer import TransformerConfig
-from transformer_jax.tasks.translation import TranslationConfig, TranslationData
-from transformer_jax.training.config import ExperimentConfig
-from transformer_jax.training.config_json import classes_in, from_json, read_json
 from transformer_jax.training.curves import draw_loss
 from transformer_jax.training.evaluate import evaluate
 from transformer_jax.training.metrics import to_line
-
-# The classes that a config.json may name; those of one's own config file come from --config.
-CLASSES = classes_in(ExperimentConfig(TranslationConfig(), TransformerConfig(), TranslationData()))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,11 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data.path", dest="data_path", help="where the data is now")
     args = parser.parse_args(argv)
     try:
-        path = args.workdir / "config.json"
-        own = classes_in(load_config(args.config)) if args.config else set()
-        config = from_json(read_json(path), CLASSES | own, where=str(path))
         metrics, report = evaluate(
-            config,
+            read_run_config(args.workdir, args.config),
             args.workdir,
             split=args.split,
             step=args.step,

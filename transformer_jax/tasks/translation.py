@@ -29,7 +29,8 @@ from transformer_jax.tasks.translation_data import (
     read_corpus,
     read_split,
 )
-from transformer_jax.tasks.translation_eval import score_translations, translate
+from transformer_jax.tasks.translation_eval import score_translations
+from transformer_jax.tasks.translation_search import Translator
 from transformer_jax.typing import Array, Batch, Params, Terms
 
 
@@ -158,16 +159,20 @@ class Translation:
     def evaluate(self, params: Params, split: str) -> Evaluation:
         """Translates a split with beam search and scores it with sacreBLEU."""
         pairs = read_split(self.data, split)
-        hypotheses = translate(
+        search = self.translator(params, self.config.beam_size, self.config.length_penalty)
+        found = search(search.encode([source for source, _ in pairs]))
+        return score_translations(pairs, [best.text for best, *_ in found])
+
+    def translator(self, params: Params, beam_size: int, length_penalty: float) -> Translator:
+        """A function that translates with these parameters."""
+        return Translator(
             self.model,
             params,
             self.tokenizer,
-            [source for source, _ in pairs],
             mesh=self.mesh,
-            beam_size=self.config.beam_size,
-            length_penalty=self.config.length_penalty,
+            beam_size=beam_size,
+            length_penalty=length_penalty,
         )
-        return score_translations(pairs, hypotheses)
 
     @functools.cached_property
     def fingerprint(self) -> Mapping[str, Any]:

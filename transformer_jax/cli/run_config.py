@@ -1,0 +1,30 @@
+"""Reads the config that a run left in its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformer_jax.cli.config_file import load_config
+from transformer_jax.models.transformer import TransformerConfig
+from transformer_jax.tasks.translation import TranslationConfig
+from transformer_jax.tasks.translation_data import TranslationData
+from transformer_jax.training.config import ExperimentConfig
+from transformer_jax.training.config_json import classes_in, from_json, read_json
+
+# The classes that a config.json may name; those of one's own come from one's own config file.
+CLASSES = classes_in(ExperimentConfig(TranslationConfig(), TransformerConfig(), TranslationData()))
+
+
+def read_run_config(workdir: Path, own_config: Path | None = None) -> ExperimentConfig:
+    """The config of the run in `workdir`.
+
+    Args:
+      workdir: the run's folder.
+      own_config: a config file whose classes config.json may name too.
+
+    Raises:
+      UserError: the folder is not of a run, or its config is damaged or of unknown classes.
+    """
+    path = workdir / "config.json"
+    own = classes_in(load_config(own_config)) if own_config else set()
+    return from_json(read_json(path), CLASSES | own, where=str(path))
