@@ -9,18 +9,20 @@ from transformer_jax.typing import Array
 class TokenEmbedding(nn.Module):
     """A vector for each token (arXiv:1706.03762, section 3.4).
 
-    Vectors start with variance 1/D, and the look-up multiplies them by sqrt(D), so that what
-    enters the first layer has unit variance beside the sinusoids, while the shared output
-    projection starts with logits of unit variance.
+    Vectors start with variance 1/D, and the look-up multiplies them by sqrt(D) if `scaled`, so
+    that what enters the first layer has unit variance beside the sinusoids, while the shared
+    output projection starts with logits of unit variance.
 
     Attributes:
       vocab_size: number of tokens V.
       width: width D.
+      scaled: multiplies what is looked up by sqrt(D).
       dtype: dtype of what the look-up gives and of the products in `logits`.
     """
 
     vocab_size: int
     width: int
+    scaled: bool = True
     dtype: jnp.dtype = jnp.float32
 
     def setup(self) -> None:
@@ -36,7 +38,8 @@ class TokenEmbedding(nn.Module):
         # A negative index would count from the end, so it is sent beyond the end first.
         tokens = jnp.where(tokens < 0, self.vocab_size, tokens)
         vectors = jnp.take(self.embedding, tokens, axis=0, mode="fill", fill_value=jnp.nan)
-        return vectors.astype(self.dtype) * jnp.asarray(self.width**0.5, self.dtype)
+        scale = self.width**0.5 if self.scaled else 1.0
+        return vectors.astype(self.dtype) * jnp.asarray(scale, self.dtype)
 
     def logits(self, x: Array) -> Array:
         """Scores every token by its own vector: [B,T,D] -> float32 [B,T,V]."""

@@ -35,10 +35,16 @@ class TransformerConfig:
     """Sizes of a Transformer; the defaults are the base model (table 3 of the paper).
 
     Attributes:
-      vocab_size: size V of the vocabulary that source and target share.
+      vocab_size: size V of the vocabulary, which source and target share.
+      source_vocab_size: size of a source vocabulary with an embedding of its own; None: shared.
+      tied_output: scores tokens by the target's embedding (section 3.4), not by another table.
+      logits_bias: adds a bias to the logits.
+      scaled_embedding: multiplies embeddings by sqrt(D) (section 3.4).
       width: width D.
       num_heads: heads N of each attention; must divide the width.
       feed_forward_dim: width F of the feed-forward networks.
+      decoder_num_heads: heads in the decoder, where they differ.
+      decoder_feed_forward_dim: width F in the decoder, where it differs.
       encoder_layers: layers of the encoder.
       decoder_layers: layers of the decoder.
       dropout_rate: dropout of the embeddings' sums and of each sublayer's output.
@@ -47,6 +53,7 @@ class TransformerConfig:
       activation: activation of the feed-forward networks.
       norm_first: pre-norm layers (arXiv:2002.04745) in place of the paper's post-norm.
       attention_bias: gives the attention's projections a bias; the paper has none.
+      norm_epsilon: added to the variance by the layer norms.
       sinusoids: order of the channels of the position signal; the paper's is interleaved.
       attention: the attention kernel.
       dtype: dtype of the products; parameters and statistics are float32.
@@ -71,17 +78,29 @@ class TransformerConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Remat = "none"
     unroll: bool = False
+    source_vocab_size: int | None = None
+    tied_output: bool = True
+    logits_bias: bool = False
+    scaled_embedding: bool = True
+    decoder_num_heads: int | None = None
+    decoder_feed_forward_dim: int | None = None
+    norm_epsilon: float = 1e-6
 
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "width", "num_heads", "feed_forward_dim")
-        for name in (*sizes, "encoder_layers", "decoder_layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.{name}={getattr(self, name)} must be at least 1.")
-        if self.width % self.num_heads or self.width % 2:
-            raise ValueError(
-                f"model.width={self.width} must be even and a multiple of "
-                f"model.num_heads={self.num_heads}."
-            )
+        own = ("source_vocab_size", "decoder_num_heads", "decoder_feed_forward_dim")
+        for name in (*sizes, *own, "encoder_layers", "decoder_layers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"model.{name}={value} must be at least 1.")
+        for name in ("num_heads", "decoder_num_heads"):
+            if self.width % (getattr(self, name) or 1):
+                raise ValueError(
+                    f"model.width={self.width} must be a multiple of "
+                    f"model.{name}={getattr(self, name)}."
+                )
+        if self.width % 2:
+            raise ValueError(f"model.width={self.width} must be even.")
         for name in ("dropout_rate", "attention_dropout_rate", "feed_forward_dropout_rate"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"model.{name}={getattr(self, name)} must be in [0, 1).")
@@ -103,7 +122,7 @@ class TransformerConfig:
 
 
 class Transformer(nn.Module):
-    """Encoder and decoder over one shared embedding.
+    """Encoder and decoder over one shared embedding, or one each.
 
     Rows may hold several packed pairs: `source_segments` and `target_segments` [B,S], [B,T] tell
     them apart (1, 2, ...; 0 is padding), and the positions restart in each. Without segments every
@@ -132,13 +151,25 @@ class Transformer(nn.Module):
             feed_forward_dropout_rate=c.feed_forward_dropout_rate,
             activation=c.activation,
             norm_first=c.norm_first,
+            norm_epsilon=c.norm_epsilon,
             attention_bias=c.attention_bias,
             attention_fn=self.attention_fn or _KERNELS[c.attention],
             dtype=dtype,
         )
         stack: dict[str, Any] = dict(unroll=c.unroll, remat=c.remat, constrain=self.constrain)
-        self.token_embedding = TokenEmbedding(c.vocab_size, c.width, dtype=dtype)
+        table: dict[str, Any] = dict(width=c.width, scaled=c.scaled_embedding, dtype=dtype)
+        self.token_embedding = TokenEmbedding(c.vocab_size, **table)
+        if c.source_vocab_size is not None:
+            self.source_embedding = TokenEmbedding(c.source_vocab_size, **table)
+        if not c.tied_output:
+            self.output_embedding = TokenEmbedding(c.vocab_size, **table)
+        if c.logits_bias:
+            self.logits_bias = self.param("logits_bias", nn.initializers.zeros, (c.vocab_size,))
         self.encoder = Encoder(EncoderLayer(**sizes, parent=None), c.encoder_layers, **stack)
+        sizes |= dict(
+            num_heads=c.decoder_num_heads or c.num_heads,
+            feed_forward_dim=c.decoder_feed_forward_dim or c.feed_forward_dim,
+        )
         self.decoder = Decoder(DecoderLayer(**sizes, parent=None), c.decoder_layers, **stack)
         self.dropout = Dropout(c.dropout_rate)
 
@@ -177,9 +208,9 @@ class Transformer(nn.Module):
         if source_segments is not None and target_segments is not None:
             mask = mask & Mask.segments(target_segments)
             cross_mask = Mask.segments(target_segments, source_segments)
-        x = self._embed(target_inputs, target_positions, deterministic)
+        x = self._embed(self.token_embedding, target_inputs, target_positions, deterministic)
         x = self.decoder(x, encoded, mask=mask, cross_mask=cross_mask, deterministic=deterministic)
-        return self.token_embedding.logits(x)
+        return self._logits(x)
 
     def encode(
         self,
@@ -191,7 +222,9 @@ class Transformer(nn.Module):
     ) -> Array:
         """int [B,S] -> [B,S,D]."""
         mask = None if segments is None else Mask.segments(segments)
-        x = self._embed(source, positions, deterministic)
+        own = self.config.source_vocab_size is not None
+        table = self.source_embedding if own else self.token_embedding
+        x = self._embed(table, source, positions, deterministic)
         return self.encoder(x, mask=mask, deterministic=deterministic)
 
     def memory(self, encoded: Array) -> KeyValues:
@@ -224,13 +257,20 @@ class Transformer(nn.Module):
           Logits of the next token, float32 [B,V], and the new cache.
         """
         positions = jnp.broadcast_to(index, tokens.shape)[:, None]
-        x = self._embed(tokens[:, None], positions, True)
+        x = self._embed(self.token_embedding, tokens[:, None], positions, True)
         cross_mask = None if source_valid is None else Mask.padding(source_valid)
         x, cache = self.decoder.decode(x, memory, cache, index, cross_mask=cross_mask)
-        return self.token_embedding.logits(x)[:, 0], cache
+        return self._logits(x)[:, 0], cache
 
-    def _embed(self, tokens: Array, positions: Array | None, deterministic: bool) -> Array:
+    def _embed(
+        self, table: TokenEmbedding, tokens: Array, positions: Array | None, deterministic: bool
+    ) -> Array:
         positions = default_positions(tokens) if positions is None else positions
         waves = sinusoidal_positions(positions, self.config.width, layout=self.config.sinusoids)
-        x = self.token_embedding(tokens)
+        x = table(tokens)
         return self.dropout(x + waves.astype(x.dtype), deterministic=deterministic)
+
+    def _logits(self, x: Array) -> Array:
+        table = self.token_embedding if self.config.tied_output else self.output_embedding
+        logits = table.logits(x)
+        return logits + self.logits_bias if self.config.logits_bias else logits

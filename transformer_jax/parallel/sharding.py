@@ -22,13 +22,14 @@ Rules = Iterable[tuple[str, tuple[str | None, ...]]]
 REPLICATED: Rules = ((r"", ()),)
 
 TRANSFORMER_RULES: Rules = (
-    (r"token_embedding/embedding$", ("model", None)),  # never by width: look-ups would gather it
+    (r"_embedding/embedding$", ("model", None)),  # never by width: look-ups would gather it
     (r"attention/(query|key|value)/kernel$", ("fsdp", "model", None)),
     (r"attention/(query|key|value)/bias$", ("model", None)),
     (r"attention/out/kernel$", ("model", None, "fsdp")),
     (r"feed_forward/(up|gate)/kernel$", ("fsdp", "model")),
     (r"feed_forward/(up|gate)/bias$", ("model",)),
     (r"feed_forward/down/kernel$", ("model", "fsdp")),
+    (r"logits_bias$", ("model",)),
     (r"(norm/scale|bias)$", (None,)),
 )
 

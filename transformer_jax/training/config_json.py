@@ -37,9 +37,11 @@ def to_json(config: Any) -> Any:
 def from_json(data: Any, classes: Iterable[type], *, where: str = "config.json") -> Any:
     """Builds the config again from classes of those names.
 
+    A field that is missing takes its default, which stands for what was before the field was.
+
     Raises:
-      UserError: a class that is not in the table, a field that is missing or unknown, or a value
-        that the class refuses.
+      UserError: a class that is not in the table, a field that is unknown, or missing and without
+        a default, or a value that the class refuses.
     """
     table = {cls.__name__: cls for cls in classes}
     if isinstance(data, list):
@@ -52,16 +54,22 @@ def from_json(data: Any, classes: Iterable[type], *, where: str = "config.json")
             f"{where}: no class {name!r} is known here. If it is of a config file of yours, name "
             f"that file with --config. Known are {', '.join(sorted(table))}."
         )
-    known = {f.name for f in dataclasses.fields(table[name])}
+    fields = {f.name: f for f in dataclasses.fields(table[name])}
     given = {key: value for key, value in data.items() if key != _TAG}
-    if given.keys() != known:
-        odd = ", ".join(sorted(given.keys() ^ known))
-        raise UserError(f"{where}: {name} has other fields in this version: {odd}.")
+    odd = given.keys() - fields.keys()
+    odd |= {key for key in fields.keys() - given.keys() if _is_required(fields[key])}
+    if odd:
+        found = ", ".join(sorted(odd))
+        raise UserError(f"{where}: {name} has other fields in this version: {found}.")
     values = {k: from_json(v, table.values(), where=where) for k, v in given.items()}
     try:
         return table[name](**values)
     except (TypeError, ValueError) as error:
         raise UserError(f"{where}: {name}: {error}") from error
+
+
+def _is_required(field: dataclasses.Field) -> bool:
+    return field.default is field.default_factory is dataclasses.MISSING
 
 
 def classes_in(config: Any) -> set[type]:
