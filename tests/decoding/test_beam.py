@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer_jax.decoding.beam import beam_search, repeat_for_beams
+from transformer_jax.decoding.beam import beam_search, reorder_rows, repeat_for_beams
 from transformer_jax.decoding.greedy import greedy_search
 from transformer_jax.decoding.length_score import gnmt_length_penalty, length_penalty
+from transformer_jax.decoding.token_rules import all_of, force_end, suppress
 
 WIDTH, BOS, EOS, PAD = 5, 1, 2, 0
 RULES = [gnmt_length_penalty, length_penalty]
@@ -103,8 +104,17 @@ def best_of_all(table, rule, vocab, max_length):
     ]
 
 
-def beam_by_hand(table, rule, vocab, beam_size, max_length):
-    """Beam search over lists that never stops early: ended ones best first, then cut ones."""
+def is_done_by_hand(mode, alpha, best, length, finished, beam_size, max_length):
+    """When `transformers` (GenerationMixin._beam_search) ends a row; the rule is length^alpha."""
+    if len(finished) < beam_size:
+        return False
+    at = max_length if mode == "never" and alpha > 0 else length
+    return mode == "full" or best / at**alpha <= finished[-1][1]
+
+
+def beam_by_hand(table, rule, vocab, beam_size, max_length, is_done=None):
+    """Beam search over lists: ended ones best first, then cut ones. It ends at max_length only,
+    or when is_done(log-probability of the best alive, length, ended)."""
     alive, ended = [((), 0.0)], []
     for length in range(1, max_length + 1):
         extended = [
@@ -113,9 +123,11 @@ def beam_by_hand(table, rule, vocab, beam_size, max_length):
             for token in range(vocab)
         ]
         extended = sorted(extended, key=lambda x: -x[1])[: 2 * beam_size]
-        ended += [(s, float(rule(p, length))) for s, p in extended if s[-1] == EOS]
+        ended += [(s, float(rule(p, length))) for s, p in extended[:beam_size] if s[-1] == EOS]
         ended = sorted(ended, key=lambda x: -x[1])[:beam_size]
         alive = [(s, p) for s, p in extended if s[-1] != EOS][:beam_size]
+        if is_done is not None and is_done(alive[0][1], length, ended):
+            return ended
     cut = [(s, float(rule(p, max_length))) for s, p in alive]
     return (ended + cut)[:beam_size]
 
@@ -140,7 +152,7 @@ def search_by_alpha(step, rule, beam_size, max_length):
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("vocab, max_length", [(4, 4), (3, 5)])
 def test_enough_beams_find_the_best_of_all_sequences(rule, vocab, max_length):
-    cache, beam_size = make_cache(0, 2), (vocab - 1) ** max_length
+    cache, beam_size = make_cache(0, 2), vocab * (vocab - 1) ** (max_length - 1)
     run = search_by_alpha(make_step(0, vocab), rule, beam_size, max_length)
     tables = [log_prob_table(0, row_of(cache, row), vocab, max_length) for row in range(2)]
     for alpha in (0.0, 0.6, 1.0):
@@ -161,6 +173,85 @@ def test_few_beams_find_what_a_search_without_early_end_finds(rule, beam_size):
         for row, table in enumerate(tables):
             expected = beam_by_hand(table, rule(alpha), vocab, beam_size, max_length)
             assert_finds(found, row, expected)
+
+
+@pytest.mark.parametrize("mode", ["never", "heuristic", "full"])
+@pytest.mark.parametrize("alpha", [0.0, 1.0, 2.0])
+def test_early_stopping_is_that_of_transformers(mode, alpha):
+    vocab, beam_size, max_length, rows = 4, 3, 8, range(16)
+    cache = make_cache(20, len(rows))
+    step = make_step(20, vocab)
+    found = search(
+        step, cache, beam_size, max_length, score=length_penalty(alpha), early_stopping=mode
+    )
+    assert np.all(found.done)
+    others = 0
+    for row in rows:
+        table = log_prob_table(20, row_of(cache, row), vocab, max_length)
+        is_done = functools.partial(
+            is_done_by_hand, mode, alpha, beam_size=beam_size, max_length=max_length
+        )
+        args = table, length_penalty(alpha), vocab, beam_size, max_length
+        expected = beam_by_hand(*args, lambda *now, end=is_done: end(*now))
+        assert_finds(found, row, expected)
+        others += expected != beam_by_hand(*args)
+    loses_something = mode == "full" or (mode == "heuristic" and alpha > 0)
+    assert (others > 0) == loses_something  # so that the modes are told apart
+
+
+def test_rules_are_obeyed_and_leave_other_tokens_as_they_are():
+    vocab, max_length = 5, 4
+    cache, unwanted = make_cache(8, 2), 3
+    rule = all_of([suppress([unwanted]), force_end(EOS, max_length)])
+    found = search(make_step(8, vocab), cache, 100, max_length, rule=rule)
+    for row in range(2):
+        table = log_prob_table(8, row_of(cache, row), vocab, max_length)
+        for prefix, log_probs in table.items():
+            log_probs[unwanted] = -np.inf
+            if len(prefix) == max_length - 1:
+                log_probs[:] = -np.inf
+                log_probs[EOS] = 0.0
+        everything = best_of_all(table, gnmt_length_penalty(0.6), vocab, max_length)
+        possible = [(s, score) for s, score in everything if score > -np.inf]
+        count = int(np.sum(np.asarray(found.scores[row]) > -np.inf))
+        assert count == len(possible) < 100
+        padding = [((), -np.inf)] * (100 - count)
+        assert_finds(found, row, possible + padding)
+
+
+def test_a_bonus_is_added_to_what_ends():
+    """A bonus that depends on all that was read, so that one of another beam is noticed."""
+    vocab, max_length, beam_size = 4, 4, 4 * 3**3
+    cache = make_cache(9, 2)
+    bonus = lambda cache: -jnp.abs(cache["mean"]).sum(axis=-1)  # noqa: E731
+    found = search(make_step(9, vocab), cache, beam_size, max_length, bonus=bonus)
+
+    def score(row, sequence):
+        step, state, total = make_step(9, vocab, np), row_of(cache, row), 0.0
+        for i, (last, token) in enumerate(zip((BOS, *sequence), sequence, strict=False)):
+            logits, state = step(np.array([last]), state, i)
+            total += logits[0, token] - np.log(np.sum(np.exp(logits)))
+        return gnmt_length_penalty(0.6)(total, len(sequence)) - np.abs(state["mean"]).sum()
+
+    for row in range(2):
+        table = log_prob_table(9, row_of(cache, row), vocab, max_length)
+        everything = best_of_all(table, gnmt_length_penalty(0.6), vocab, max_length)
+        ended = [(s, score(row, s)) for s, _ in everything if s[-1] == EOS]
+        ended.sort(key=lambda x: -x[1])
+        first = {name: getattr(found, name)[:, : len(ended)] for name in found._fields[:3]}
+        assert_finds(found._replace(**first), row, ended)
+
+
+def test_fewer_steps_find_the_same_where_they_were_enough():
+    step, cache = make_step(5, vocab=5), make_cache(5, 12)
+    whole = search(step, cache, 2, 12)
+    some = search(step, cache, 2, 12, steps=5)
+    assert np.all(whole.done)
+    assert 0 < np.sum(some.done) < 12
+    assert some.tokens.shape[2] == 5
+    for row in np.flatnonzero(some.done):
+        np.testing.assert_array_equal(some.tokens[row], whole.tokens[row, :, :5])
+        np.testing.assert_allclose(some.scores[row], whole.scores[row], rtol=1e-6)
 
 
 def test_stops_when_no_alive_hypothesis_can_enter_the_best():
@@ -225,28 +316,12 @@ def greedy_and_one_beam(step, cache, max_length):
     return jax.jit(run)(cache), found
 
 
-def test_one_beam_is_greedy_where_the_end_is_the_best_token_or_no_candidate():
-    """One beam also notes an end that is second best, so without this it may beat greedy."""
-    inner = make_step(11, vocab=6)
-
-    def step(tokens, cache, index):
-        logits, cache = inner(tokens, cache, index)
-        ends = jnp.argmax(logits, axis=-1) == EOS
-        return logits.at[:, EOS].set(jnp.where(ends, logits[:, EOS], -jnp.inf)), cache
-
-    greedy, found = greedy_and_one_beam(step, make_cache(11, 16), 8)
+def test_one_beam_is_greedy_search():
+    greedy, found = greedy_and_one_beam(make_step(11, 6), make_cache(11, 16), 8)
     assert len(set(greedy.lengths.tolist())) > 2
     np.testing.assert_array_equal(found.tokens[:, 0], greedy.tokens)
     np.testing.assert_array_equal(found.lengths[:, 0], greedy.lengths)
     np.testing.assert_allclose(found.scores[:, 0], greedy.scores, rtol=1e-5, atol=1e-6)
-
-
-def test_one_beam_is_never_worse_than_a_greedy_sequence_that_ends():
-    greedy, found = greedy_and_one_beam(make_step(0, 6), make_cache(0, 64), 8)
-    greedy, found = jax.tree.map(np.asarray, (greedy, found))
-    last = np.take_along_axis(greedy.tokens, greedy.lengths[:, None] - 1, axis=1)[:, 0]
-    gain = (found.scores[:, 0] - greedy.scores)[last == EOS]
-    assert len(gain) > 10 and np.all(gain > -1e-5) and np.any(gain > 1e-3)
 
 
 def test_cache_may_have_its_rows_on_another_axis():
@@ -260,7 +335,7 @@ def test_cache_may_have_its_rows_on_another_axis():
         cache = repeat_for_beams(jax.tree.map(lambda x: x.T[None], cache), 3, axis=2)
         return beam_search(
             turned, cache, batch_size=3, beam_size=3, bos_id=BOS, eos_id=EOS, max_length=6,
-            cache_batch_axis=2,
+            reorder=functools.partial(reorder_rows, axis=2),
         )  # fmt: skip
 
     expected, found = search(step, cache, 3, 6), jax.jit(search_turned)(cache)

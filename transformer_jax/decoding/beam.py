@@ -1,18 +1,30 @@
 """Beam search: the K best sequences that K hypotheses at a time can find.
 
 Each row keeps K alive hypotheses and the K best finished ones. A step extends the alive ones by
-every token and takes the best 2K extensions; those that end compete with the finished ones, and
-the best K of the others live on. At most K of the 2K can end, so K others are always left.
+every token and takes the best 2K extensions. Of the best K those that end compete with the finished
+ones; the best K that do not end live on. At most K of the 2K end, so there are always K of them.
 """
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from transformer_jax.decoding.length_score import LengthScore, gnmt_length_penalty
 from transformer_jax.decoding.step import Cache, StepFn, top_log_probs
+from transformer_jax.decoding.token_rules import TokenRule
 from transformer_jax.typing import Array
+
+# When a row that has K finished hypotheses is done. The names of `transformers` are in brackets.
+# - "never" ("never"): no alive hypothesis can enter the K best any more. Nothing is lost, whatever
+#   the scoring rule, so this is no early stop at all.
+# - "heuristic" (False): the best alive one, scored at its present length, is no better than the
+#   worst finished one. What grows better with its length is lost.
+# - "full" (True): at once.
+EarlyStopping = Literal["never", "heuristic", "full"]
 
 _GNMT_06 = gnmt_length_penalty(0.6)
 
@@ -28,6 +40,13 @@ class BeamResult(NamedTuple):
     tokens: Array  # [B,K,T] int32, without the start symbol; padding follows the end symbol
     scores: Array  # [B,K] float32
     lengths: Array  # [B,K] int32: generated tokens, the end symbol included
+    done: Array  # [B] bool: the search came to its end; else it was cut, and more steps may help
+
+
+class _Hypotheses(NamedTuple):
+    tokens: Array  # [B,K,T]
+    scores: Array  # [B,K] falling; -inf where there is no hypothesis
+    lengths: Array  # [B,K]
 
 
 class _Alive(NamedTuple):
@@ -39,7 +58,8 @@ class _State(NamedTuple):
     position: Array  # [] what is read next = length of what is alive
     last: Array  # [B,K] token that stands there
     alive: _Alive
-    finished: BeamResult  # scores falling; -inf where there is no hypothesis
+    finished: _Hypotheses
+    done: Array  # [B] bool: nothing is added to these rows any more
     cache: Cache
 
 
@@ -53,6 +73,30 @@ def repeat_for_beams(tree: Cache, beam_size: int, axis: int = 0) -> Cache:
     return jax.tree.map(lambda leaf: jnp.repeat(leaf, beam_size, axis=axis), tree)
 
 
+def reorder_rows(cache: Cache, parents: Array, *, axis: int = 0) -> Cache:
+    """Gives each beam the rows of its parent: leaves [..,B*K,..] on `axis`, parents [B,K].
+
+    Raises:
+        ValueError: a leaf of the cache does not have B*K rows there.
+    """
+    batch_size, beam_size = parents.shape
+    rows = batch_size * beam_size
+
+    def reorder(path: tuple, leaf: Array) -> Array:
+        shape = leaf.shape
+        if leaf.ndim <= axis or shape[axis] != rows:
+            raise ValueError(
+                f"cache leaf {jax.tree_util.keystr(path)} of shape {shape} must have "
+                f"batch_size * beam_size = {rows} rows on axis {axis}"
+            )
+        leaf = leaf.reshape(*shape[:axis], batch_size, beam_size, *shape[axis + 1 :])
+        # A gather within rows, not among all B*K: rows may live on different devices.
+        pick = jax.vmap(lambda x, i: jnp.take(x, i, axis=axis, mode="clip"), (axis, 0), axis)
+        return pick(leaf, parents).reshape(shape)
+
+    return jax.tree_util.tree_map_with_path(reorder, cache)
+
+
 def beam_search(
     step: StepFn,
     cache: Cache,
@@ -63,8 +107,12 @@ def beam_search(
     eos_id: int,
     pad_id: int = 0,
     max_length: int,
+    steps: int | None = None,
     score: LengthScore = _GNMT_06,
-    cache_batch_axis: int = 0,
+    early_stopping: EarlyStopping = "never",
+    rule: TokenRule | None = None,
+    bonus: Callable[[Cache], Array] | None = None,
+    reorder: Callable[[Cache, Array], Cache] = reorder_rows,
 ) -> BeamResult:
     """Searches each row with K beams, until no alive hypothesis can still enter the K best.
 
@@ -77,46 +125,62 @@ def beam_search(
         bos_id: the token that is read first.
         eos_id: the token that ends a sequence.
         pad_id: fills what follows the end.
-        max_length: T, the most tokens that are generated, the end symbol included.
+        max_length: the most tokens that are generated, the end symbol included.
+        steps: T, at most so many of them are taken, where memory for all would be a waste; rows
+            that are not `done` by then are to be searched again with more. None: `max_length`.
         score: ranks finished hypotheses, see `transformer_jax.decoding.length_score`. Alive ones
             have equal lengths and are ranked by log-probability.
-        cache_batch_axis: the axis of the B*K rows in every leaf of the cache.
+        early_stopping: when a row that has K finished hypotheses is done.
+        rule: what may not come and what has to, see `transformer_jax.decoding.token_rules`.
+        bonus: reads from the cache what is added to the scores of the B*K hypotheses that end
+            after this step, at most 0, such as `transformer_jax.decoding.coverage`.
+        reorder: gives beams the cache of their parents [B,K]. The default moves rows of axis 0.
 
     Shapes are static: it runs under `jax.jit`. The vocabulary needs at least two ids.
 
     Raises:
         ValueError: a size is less than 1, or a leaf of the cache does not have B*K rows.
     """
-    rows = batch_size * beam_size
-    if beam_size < 1 or max_length < 1:
-        raise ValueError(f"must be at least 1: {beam_size=}, {max_length=}")
-    for path, leaf in jax.tree_util.tree_leaves_with_path(cache):
-        if leaf.ndim <= cache_batch_axis or leaf.shape[cache_batch_axis] != rows:
-            raise ValueError(
-                f"cache leaf {jax.tree_util.keystr(path)} of shape {leaf.shape} must have "
-                f"batch_size * beam_size = {rows} rows on axis {cache_batch_axis}"
-            )
+    rows, steps = batch_size * beam_size, max_length if steps is None else steps
+    if beam_size < 1 or max_length < 1 or not 1 <= steps <= max_length:
+        raise ValueError(f"impossible sizes: {beam_size=}, {max_length=}, {steps=}")
+
+    # What does not fit is better said before the model sees it.
+    jax.eval_shape(reorder, cache, jnp.zeros((batch_size, beam_size), jnp.int32))
 
     def goes_on(state: _State) -> Array:
-        return (state.position < max_length) & jnp.any(_can_improve(state, score, max_length))
+        return (state.position < steps) & ~jnp.all(state.done)
 
     def advance(state: _State) -> _State:
         logits, cache = step(state.last.reshape(rows), state.cache, state.position)
         logits = logits.reshape(batch_size, beam_size, -1)
-        candidates, parents, tokens = _extend(state.alive, logits, state.position)
+        candidates, parents, tokens = _extend(state.alive, logits, state.position, rule)
+        length = state.position + 1
+        scores = score(candidates.log_probs, length)
+        if bonus is not None:
+            scores += _take(bonus(cache).reshape(batch_size, beam_size), parents)
         ends = tokens == eos_id  # [B,2K]
-        finished = _add_finished(state.finished, candidates, ends, score, state.position + 1)
+        counts = ends & (jnp.arange(2 * beam_size) < beam_size) & ~state.done[:, None]
+        finished = _add_finished(
+            state.finished, candidates.tokens, jnp.where(counts, scores, -jnp.inf), length
+        )
         log_probs, at = jax.lax.top_k(jnp.where(ends, -jnp.inf, candidates.log_probs), beam_size)
+        done = _is_done(log_probs[:, :1], length, finished, score, early_stopping, max_length)
         return _State(
-            position=state.position + 1,
+            position=length,
             last=_take(tokens, at),
             alive=_Alive(_take(candidates.tokens, at), log_probs),
             finished=finished,
-            cache=_reorder(cache, _take(parents, at), cache_batch_axis),
+            done=state.done | done,
+            cache=reorder(cache, _take(parents, at)),
         )
 
-    start = _start(batch_size, beam_size, max_length, bos_id, pad_id, cache)
-    return _result(jax.lax.while_loop(goes_on, advance, start), score, max_length, pad_id)
+    start = _start(batch_size, beam_size, steps, bos_id, pad_id, cache)
+    end = jax.lax.while_loop(goes_on, advance, start)
+    cut_scores = score(end.alive.log_probs, jnp.int32(steps))
+    if bonus is not None:
+        cut_scores += bonus(end.cache).reshape(batch_size, beam_size)
+    return _result(end, cut_scores, pad_id)
 
 
 def _start(
@@ -130,31 +194,44 @@ def _start(
         position=jnp.int32(0),
         last=jnp.full(shape, bos_id, jnp.int32),
         alive=_Alive(tokens, nothing.at[:, 0].set(0.0)),
-        finished=BeamResult(tokens, nothing, jnp.zeros(shape, jnp.int32)),
+        finished=_Hypotheses(tokens, nothing, jnp.zeros(shape, jnp.int32)),
+        done=jnp.zeros((batch_size,), bool),
         cache=cache,
     )
 
 
-def _can_improve(state: _State, score: LengthScore, max_length: int) -> Array:
-    """Whether an alive hypothesis may still beat a row's worst finished one: -> [B] bool.
+def _is_done(
+    best: Array,
+    length: Array,
+    finished: _Hypotheses,
+    score: LengthScore,
+    early_stopping: EarlyStopping,
+    max_length: int,
+) -> Array:
+    """Whether a row is done: log-probability of its best alive one [B,1], of `length` -> [B] bool.
 
-    Log-probabilities only fall from here, so the best an alive one can reach is its present
+    Log-probabilities only fall from here, so the best that an alive one can reach is its present
     log-probability at the length that the rule likes best among those that are left. This is exact
     for any rule, whether it favours long sequences or short ones.
     """
-    lengths = jnp.arange(1, max_length + 1)
-    reachable = score(state.alive.log_probs[:, :1], lengths)  # [B,T]
-    bound = jnp.max(jnp.where(lengths > state.position, reachable, -jnp.inf), axis=1)
-    return bound > state.finished.scores[:, -1]
+    worst = finished.scores[:, -1]
+    if early_stopping == "never":
+        lengths = jnp.arange(1, max_length + 1)
+        left = jnp.where(lengths > length, score(best, lengths), -jnp.inf)  # [B,max_length]
+        return (length == max_length) | (jnp.max(left, axis=1) <= worst)
+    done = (length == max_length) | (score(best, length)[:, 0] <= worst)
+    return done | (worst > -jnp.inf) if early_stopping == "full" else done
 
 
-def _extend(alive: _Alive, logits: Array, index: Array) -> tuple[_Alive, Array, Array]:
+def _extend(
+    alive: _Alive, logits: Array, index: Array, rule: TokenRule | None
+) -> tuple[_Alive, Array, Array]:
     """The 2K best extensions by one token: logits [B,K,V] -> candidates, parents, tokens [B,2K]."""
     batch_size, beam_size, vocab_size = logits.shape
     # No beam has more than 2K of the best 2K: K small selections, then one among their winners,
     # cost less than one selection among K * V.
     count = min(2 * beam_size, vocab_size)
-    log_probs, ids = top_log_probs(logits, count)  # [B,K,count]
+    log_probs, ids = top_log_probs(logits, count, rule, index)  # [B,K,count]
     log_probs = (alive.log_probs[:, :, None] + log_probs).reshape(batch_size, -1)
     log_probs, at = jax.lax.top_k(log_probs, 2 * beam_size)
     parents, tokens = at // count, _take(ids.reshape(batch_size, -1), at)
@@ -163,55 +240,38 @@ def _extend(alive: _Alive, logits: Array, index: Array) -> tuple[_Alive, Array, 
 
 
 def _add_finished(
-    finished: BeamResult, candidates: _Alive, ends: Array, score: LengthScore, length: Array
-) -> BeamResult:
-    """The best K of those finished before and of the candidates that end at `length`."""
-    scores = jnp.where(ends, score(candidates.log_probs, length), -jnp.inf)  # [B,2K]
-    both = BeamResult(
-        jnp.concatenate([finished.tokens, candidates.tokens], axis=1),
+    finished: _Hypotheses, tokens: Array, scores: Array, length: Array
+) -> _Hypotheses:
+    """The best K of those finished before and of the candidates [B,2K] of `length`."""
+    both = _Hypotheses(
+        jnp.concatenate([finished.tokens, tokens], axis=1),
         jnp.concatenate([finished.scores, scores], axis=1),
-        jnp.concatenate([finished.lengths, jnp.full_like(ends, length, jnp.int32)], axis=1),
+        jnp.concatenate([finished.lengths, jnp.full_like(scores, length, jnp.int32)], axis=1),
     )
     scores, at = jax.lax.top_k(both.scores, finished.scores.shape[1])
-    return BeamResult(_take(both.tokens, at), scores, _take(both.lengths, at))
+    return _Hypotheses(_take(both.tokens, at), scores, _take(both.lengths, at))
 
 
-def _result(state: _State, score: LengthScore, max_length: int, pad_id: int) -> BeamResult:
-    """Finished hypotheses, then alive ones where there are fewer than K.
+def _result(state: _State, cut_scores: Array, pad_id: int) -> BeamResult:
+    """Finished hypotheses, then alive ones, with `cut_scores` [B,K], where there are fewer than K.
 
     Alive ones come in only when the loop ran to the end: it does not stop early before K have
     finished, unless nothing is alive.
     """
     finished, alive = state.finished, state.alive
-    beam_size = finished.scores.shape[1]
+    _, beam_size, steps = alive.tokens.shape
     count = jnp.sum(finished.scores > -jnp.inf, axis=1, keepdims=True)  # [B,1]
     slot = jnp.arange(beam_size)
     at = jnp.where(slot < count, slot, beam_size + slot - count)  # [B,K] into [B,2K]
-    cut_scores = score(alive.log_probs, jnp.int32(max_length))
-    cut_lengths = jnp.full_like(finished.lengths, max_length)
+    cut_lengths = jnp.full_like(finished.lengths, steps)
     scores = _take(jnp.concatenate([finished.scores, cut_scores], axis=1), at)
     tokens = _take(jnp.concatenate([finished.tokens, alive.tokens], axis=1), at)
     lengths = _take(jnp.concatenate([finished.lengths, cut_lengths], axis=1), at)
     exists = scores > -jnp.inf
-    return BeamResult(
-        jnp.where(exists[:, :, None], tokens, pad_id), scores, jnp.where(exists, lengths, 0)
-    )
+    tokens = jnp.where(exists[:, :, None], tokens, pad_id)
+    return BeamResult(tokens, scores, jnp.where(exists, lengths, 0), state.done)
 
 
 def _take(values: Array, at: Array) -> Array:
     """Picks along the second axis within each row: [B,K',...], [B,K] -> [B,K,...]."""
     return jax.vmap(lambda v, i: v[i])(values, at)
-
-
-def _reorder(cache: Cache, parents: Array, axis: int) -> Cache:
-    """Gives each beam the cache of its parent: leaves [..,B*K,..], parents [B,K]."""
-    batch_size, beam_size = parents.shape
-
-    def reorder(leaf: Array) -> Array:
-        shape = leaf.shape
-        leaf = leaf.reshape(*shape[:axis], batch_size, beam_size, *shape[axis + 1 :])
-        # A gather within rows, not among all B*K: rows may live on different devices.
-        pick = jax.vmap(lambda x, i: jnp.take(x, i, axis=axis, mode="clip"), (axis, 0), axis)
-        return pick(leaf, parents).reshape(shape)
-
-    return jax.tree.map(reorder, cache)

@@ -19,20 +19,27 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from transformer_jax.decoding.token_rules import TokenRule
 from transformer_jax.typing import Array
 
 Cache = Any  # a tree of arrays, all with the rows on the same axis
 StepFn = Callable[[Array, Cache, Array], tuple[Array, Cache]]
 
 
-def top_log_probs(logits: Array, count: int) -> tuple[Array, Array]:
+def top_log_probs(
+    logits: Array, count: int, rule: TokenRule | None = None, index: Array | int = 0
+) -> tuple[Array, Array]:
     """The `count` best next tokens, best first: [...,V] -> log-probs, ids [...,count].
 
     Log-probabilities are float32, whatever the logits are. An id with a logit of -inf gets -inf,
-    never NaN, even where all of them are impossible.
+    never NaN, even where all of them are impossible. `rule` is applied to the log-probabilities
+    of the token that is generated after `index` others.
     """
     logits = logits.astype(jnp.float32)
-    # Ranking first and normalising only what is kept spares writing [...,V] log-probabilities.
-    best, ids = jax.lax.top_k(logits, count)
     log_norm = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
-    return jnp.where(best == -jnp.inf, -jnp.inf, best - log_norm), ids
+    if rule is None:
+        # Ranking first and normalising only what is kept spares writing [...,V] log-probabilities.
+        best, ids = jax.lax.top_k(logits, count)
+        return jnp.where(best == -jnp.inf, -jnp.inf, best - log_norm), ids
+    log_probs = jnp.where(logits == -jnp.inf, -jnp.inf, logits - log_norm)
+    return jax.lax.top_k(rule(log_probs, jnp.asarray(index)), count)

@@ -159,13 +159,17 @@ class DecoderLayer(LayerSizes):
         cache: KeyValues,
         index: Array,
         *,
+        mask: Mask | None = None,
         cross_mask: Mask | None = None,
     ) -> tuple[Array, KeyValues]:
-        """Incremental: x [B,T,D] at places index..index+T-1 -> [B,T,D] and the new cache."""
+        """Incremental: x [B,T,D] at places index..index+T-1 -> [B,T,D] and the new cache.
+
+        `mask` hides places of the cache; the causal mask is always there.
+        """
 
         def attend(y: Array) -> Array:
             nonlocal cache
-            y, cache = self.self_attention.decode(y, cache, index)
+            y, cache = self.self_attention.decode(y, cache, index, mask=mask)
             return y
 
         x = self._after(x, attend, memory, cross_mask, True)

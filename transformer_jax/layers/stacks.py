@@ -142,14 +142,18 @@ class Decoder(_Stack):
         cache: KeyValues,
         index: Array,
         *,
+        mask: Mask | None = None,
         cross_mask: Mask | None = None,
     ) -> tuple[Array, KeyValues]:
-        """Incremental: x [B,T,D] at places index..index+T-1 -> [B,T,D] and the new cache."""
+        """Incremental: x [B,T,D] at places index..index+T-1 -> [B,T,D] and the new cache.
+
+        `mask` hides places of the cache; the causal mask is always there.
+        """
 
         def body(
             layer: DecoderLayer, x: Array, part: tuple[KeyValues, KeyValues]
         ) -> tuple[Array, KeyValues]:
-            return layer.decode(x, part[0], part[1], index, cross_mask=cross_mask)
+            return layer.decode(x, *part, index, mask=mask, cross_mask=cross_mask)
 
         x, cache = self._scan(body, x, (memory, cache))
         return self._finish(x), cache

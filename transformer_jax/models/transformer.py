@@ -242,25 +242,32 @@ class Transformer(nn.Module):
         cache: KeyValues,
         index: Array,
         *,
+        mask: Mask | None = None,
         source_valid: Array | None = None,
     ) -> tuple[Array, KeyValues]:
-        """One step of decoding for each row.
+        """One step of decoding for each row, of one hypothesis or of several.
 
         Args:
-          tokens: int [B], the tokens at place `index`; at 0 the start token.
+          tokens: int [B], the tokens at position `index`, at 0 the start token; or [B,K] for K
+            hypotheses of each source, which then share a cache of K places for each position.
           memory: from `memory`.
           cache: from `empty_cache`, then what the step before returned.
           index: int [], 0 in the first step.
+          mask: which places of the cache each hypothesis sees, for K of them; see
+            `transformer_jax.decoding.beam_cache`.
           source_valid: bool or int [B,S], non-zero where the source is real.
 
         Returns:
-          Logits of the next token, float32 [B,V], and the new cache.
+          Logits of the next token, float32 [B,V] or [B,K,V], and the new cache.
         """
-        positions = jnp.broadcast_to(index, tokens.shape)[:, None]
-        x = self._embed(self.token_embedding, tokens[:, None], positions, True)
+        several = tokens.reshape(tokens.shape[0], -1)
+        positions = jnp.broadcast_to(index, several.shape)
+        x = self._embed(self.token_embedding, several, positions, True)
+        place = index * several.shape[1]
         cross_mask = None if source_valid is None else Mask.padding(source_valid)
-        x, cache = self.decoder.decode(x, memory, cache, index, cross_mask=cross_mask)
-        return self._logits(x)[:, 0], cache
+        x, cache = self.decoder.decode(x, memory, cache, place, mask=mask, cross_mask=cross_mask)
+        logits = self._logits(x)
+        return logits.reshape(*tokens.shape, -1), cache
 
     def _embed(
         self, table: TokenEmbedding, tokens: Array, positions: Array | None, deterministic: bool
