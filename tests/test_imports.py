@@ -17,6 +17,7 @@ PACKAGE = "transformer_jax"
 ROOMS = (
     "typing",
     "errors",
+    "files",
     "layers",
     "models",
     "objectives",

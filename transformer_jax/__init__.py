@@ -1,8 +1,12 @@
 """Transformers for JAX: layers to compose, models to train, recipes to run.
 
 `import transformer_jax` brings in jax and flax only. Training, data, decoding and the command
-lines live in rooms of their own (`transformer_jax.training`, `transformer_jax.data`, ...).
+lines live in rooms of their own (`transformer_jax.training`, `transformer_jax.data`, ...), and
+`load_pretrained`, `save_pretrained` and `Pretrained` are imported when they are first used.
 """
+
+import importlib
+from typing import TYPE_CHECKING
 
 from transformer_jax.layers.attention import (
     AttentionFn,
@@ -17,6 +21,9 @@ from transformer_jax.layers.masks import Mask
 from transformer_jax.layers.stacks import Decoder, Encoder
 from transformer_jax.models.transformer import Transformer, TransformerConfig
 
+if TYPE_CHECKING:
+    from transformer_jax.interop.huggingface import Pretrained, load_pretrained, save_pretrained
+
 __all__ = [
     "AttentionFn",
     "Decoder",
@@ -26,11 +33,20 @@ __all__ = [
     "KeyValues",
     "Mask",
     "MultiHeadAttention",
+    "Pretrained",
     "Transformer",
     "TransformerConfig",
     "attention_weights",
     "chunked_attention",
     "dense_attention",
+    "load_pretrained",
+    "save_pretrained",
 ]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    if name in ("Pretrained", "load_pretrained", "save_pretrained"):
+        return getattr(importlib.import_module("transformer_jax.interop.huggingface"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

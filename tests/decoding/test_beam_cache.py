@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from transformer_jax import Transformer, TransformerConfig
-from transformer_jax.decoding.beam import beam_search, reorder_rows, repeat_for_beams
+from transformer_jax.decoding.beam import beam_search, repeat_for_beams
 from transformer_jax.decoding.beam_cache import BeamCache
 
 BATCH, BEAMS, LENGTH = 5, 3, 9
@@ -55,7 +55,7 @@ def searches():
 
     def moves(params):
         apply, memory = prepare(params)
-        memory = repeat_for_beams(memory, BEAMS, axis=1)
+        memory = repeat_for_beams(memory, BEAMS)
         valid_rows = jnp.repeat(valid, BEAMS, axis=0)
 
         def step(tokens, cache, index):
@@ -64,7 +64,7 @@ def searches():
             )
 
         cache = apply(BATCH * BEAMS, LENGTH, method="empty_cache")
-        return beam_search(step, cache, reorder=functools.partial(reorder_rows, axis=1), **IDS)
+        return beam_search(step, cache, **IDS)
 
     return stays, moves, params
 

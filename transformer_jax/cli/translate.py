@@ -7,17 +7,18 @@ odd about a line is said on stderr.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from transformer_jax.cli.run_config import read_run_config
+from transformer_jax.cli.model_folder import open_model
+from transformer_jax.decoding.sampling import Sampling
+from transformer_jax.decoding.search_config import SearchConfig
 from transformer_jax.errors import UserError
-from transformer_jax.tasks.translation import Translation
 from transformer_jax.tasks.translation_search import Hypothesis, Translator
-from transformer_jax.training.restore import restore_run
 
 CHUNK = 1024  # lines that are read, sorted by length and translated before the next are read
 
@@ -30,26 +31,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = _parser().parse_args(argv)
     try:
-        if not 1 <= args.n_best <= args.beam_size:
-            raise UserError(f"--n-best {args.n_best} must be 1 to --beam-size {args.beam_size}.")
         if args.max_tokens < 2:
             raise UserError(f"--max-tokens {args.max_tokens} must be at least 2.")
-        config = read_run_config(args.model)
-        run = restore_run(config, args.model, step=args.step, average=args.average)
+        opened = open_model(args.model, step=args.step, average=args.average)
+        translator = opened.translator(_search(opened.search, args), args.seed)
     except UserError as error:
         print(f"translate: {error}", file=sys.stderr)
         return 1
-    if not isinstance(run.task, Translation):
-        print(f"translate: {args.model} is no run of a translation.", file=sys.stderr)
-        return 1
-    translator = run.task.translator(run.params, args.beam_size, args.length_penalty)
     try:
         first = 1
         while chunk := list(itertools.islice(sys.stdin.buffer, CHUNK)):
             lines = [_text(line, number) for number, line in enumerate(chunk, first)]
-            for found in _translate(translator, lines, first, args.max_tokens):
-                for hypothesis in itertools.islice(_padded(found), args.n_best):
-                    print(_line(hypothesis, args.scores))
+            for line in _translate(translator, lines, first, args):
+                print(line)
             sys.stdout.flush()
             first += len(chunk)
     except BrokenPipeError:  # who reads has enough, as `head` does
@@ -58,17 +52,52 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="translate", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="translate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="What is not given of the search is as the model's folder says.",
+    )
     add = parser.add_argument
-    add("--model", type=Path, required=True, help="folder of a run that train.py made")
-    add("--step", default="latest", help="a step, latest, or best: by validation loss")
-    add("--average", type=int, help="newest checkpoints to average; default: as the config says")
-    add("--beam-size", type=int, default=4, help="hypotheses of the beam search (4)")
-    add("--length-penalty", type=float, default=0.6, help="alpha of ((5 + length) / 6)^alpha (0.6)")
+    add("--model", type=Path, required=True, help="a run of train.py, or a Hugging Face folder")
+    add("--step", help="of a run: a step, latest (default), or best: by validation loss")
+    add("--average", type=int, help="of a run: newest checkpoints to average")
+    add("--beam-size", type=int, help="hypotheses of the beam search; 1 is greedy search")
+    add("--length-penalty", type=float, help="alpha of the length rule")
+    add("--length-rule", choices=("gnmt", "plain"), help="((5 + length) / 6)^alpha or length^alpha")
+    add("--early-stopping", choices=("never", "heuristic", "full"), help="when a search ends")
+    add("--coverage-penalty", type=float, help="beta of the coverage penalty; 0 is none")
+    add("--max-length", type=int, help="most tokens of a translation")
+    add("--sample", action="store_true", help="draw translations at random instead of searching")
+    add("--temperature", type=float, default=1.0, help="of --sample; below 1 is bolder (1)")
+    add("--top-k", type=int, help="of --sample: from so many likeliest tokens")
+    add("--top-p", type=float, default=1.0, help="of --sample: from the likeliest of this sum (1)")
+    add("--seed", type=int, default=0, help="of --sample (0)")
     add("--n-best", type=int, default=1, help="translations of each line, best first, a line each")
     add("--scores", action="store_true", help="write `score<TAB>translation`")
+    add(
+        "--alignments",
+        action="store_true",
+        help="add `<TAB>0-0 1-2`: pairs of a source word and a word of the translation, from 0",
+    )
     add("--max-tokens", type=int, default=512, help="a longer line is cut there (512)")
     return parser
+
+
+def _search(base: SearchConfig, args: argparse.Namespace) -> SearchConfig:
+    names = [field.name for field in dataclasses.fields(SearchConfig)]
+    given = {name: getattr(args, name, None) for name in names}
+    try:
+        if args.sample:
+            given["sampling"] = Sampling(args.temperature, args.top_k, args.top_p)
+            given["beam_size"] = args.n_best if args.beam_size is None else args.beam_size
+        changes = {name: value for name, value in given.items() if value is not None}
+        search = dataclasses.replace(base, **changes)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if not 1 <= args.n_best <= search.beam_size:
+        raise UserError(f"--n-best {args.n_best} must be 1 to --beam-size {search.beam_size}.")
+    return search
 
 
 def _text(line: bytes, number: int) -> str:
@@ -80,27 +109,39 @@ def _text(line: bytes, number: int) -> str:
 
 
 def _translate(
-    translator: Translator, lines: Sequence[str], first: int, max_tokens: int
-) -> Iterator[list[Hypothesis]]:
-    """For each line its hypotheses; none for an empty one."""
+    translator: Translator, lines: Sequence[str], first: int, args: argparse.Namespace
+) -> Iterator[str]:
+    """For each line its n best translations as lines; an empty one has empty ones."""
     sources = translator.encode(lines)
     for number, source in enumerate(sources, first):
-        if len(source) > max_tokens:
-            _say(number, f"has {len(source)} tokens and is cut to {max_tokens}")
-            source[max_tokens - 1 :] = source[-1:]  # the end token stays
+        if len(source) > args.max_tokens:
+            _say(number, f"has {len(source)} tokens and is cut to {args.max_tokens}")
+            source[args.max_tokens - 1 :] = source[-1:]  # the end token stays
     filled = [i for i, line in enumerate(lines) if line]
-    found = dict(zip(filled, translator([sources[i] for i in filled]), strict=True))
-    return (found.get(i, []) for i in range(len(lines)))
+    found = translator([sources[i] for i in filled])
+    best = {i: hypotheses[: args.n_best] for i, hypotheses in zip(filled, found, strict=True)}
+    links: dict[int, list[list[tuple[int, int]]]] = {i: [] for i in filled}
+    if args.alignments:
+        flat = [(i, hypothesis) for i in filled for hypothesis in best[i]]
+        aligned = translator.align([sources[i] for i, _ in flat], [h for _, h in flat])
+        for (i, _), pairs in zip(flat, aligned, strict=True):
+            links[i].append(pairs)
+    for i in range(len(lines)):
+        for k in range(args.n_best):  # so many lines for each, even where fewer were found
+            there = i in best and k < len(best[i])
+            hypothesis = best[i][k] if there else Hypothesis("", 0.0, ())
+            yield _line(hypothesis, links[i][k] if there and args.alignments else [], args)
 
 
-def _padded(found: Sequence[Hypothesis]) -> Iterator[Hypothesis]:
-    """Endless, so that each line of input gets as many lines of output as any other."""
-    return itertools.chain(found, itertools.repeat(Hypothesis("", 0.0)))
-
-
-def _line(hypothesis: Hypothesis, scores: bool) -> str:
-    text = " ".join(hypothesis.text.split())
-    return f"{hypothesis.score:.4f}\t{text}" if scores else text
+def _line(
+    hypothesis: Hypothesis, links: Sequence[tuple[int, int]], args: argparse.Namespace
+) -> str:
+    columns = [" ".join(hypothesis.text.split())]
+    if args.scores:
+        columns.insert(0, f"{hypothesis.score:.4f}")
+    if args.alignments:
+        columns.append(" ".join(f"{source}-{target}" for source, target in links))
+    return "\t".join(columns)
 
 
 def _say(number: int, what: str) -> None:

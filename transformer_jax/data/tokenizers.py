@@ -9,12 +9,52 @@ import random
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import sentencepiece
 
 from transformer_jax.errors import UserError
+from transformer_jax.files import write_whole
 
 MAX_TRAINING_SENTENCES = 1_000_000
+
+
+class Tokenizer(Protocol):
+    """What translation needs: texts to ids and back, of a source and a target side.
+
+    Decoding starts by reading `bos_id`. `fingerprint` differs where ids or texts would.
+    """
+
+    pad_id: int
+    eos_id: int
+    unk_id: int
+    bos_id: int
+    fingerprint: str
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of ids of the target side."""
+        ...
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each source, without BOS and EOS."""
+        ...
+
+    def encode_target(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each target, without BOS and EOS."""
+        ...
+
+    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        """The text of each target up to its first EOS."""
+        ...
+
+    def source_pieces(self, ids: Sequence[int]) -> list[str]:
+        """The text of each id of a source; "▁" stands for a space."""
+        ...
+
+    def target_pieces(self, ids: Sequence[int]) -> list[str]:
+        """The text of each id of a target."""
+        ...
 
 
 class SentencePieceTokenizer:
@@ -39,6 +79,7 @@ class SentencePieceTokenizer:
                 f"the run that trained it."
             ) from error
         self._processor = _processor(model, path)
+        self.model = model
         self.fingerprint: str = hashlib.sha256(model).hexdigest()[:16]
 
     @classmethod
@@ -76,7 +117,7 @@ class SentencePieceTokenizer:
             )
         except RuntimeError as error:
             raise UserError(_explain(str(error), vocab_size)) from error
-        _write_whole(Path(path), model.getvalue())
+        write_whole(path, model.getvalue())
         return cls(path)
 
     @property
@@ -87,6 +128,14 @@ class SentencePieceTokenizer:
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The token ids of each text, without BOS and EOS."""
         return self._processor.encode(list(texts), out_type=int) if len(texts) else []
+
+    encode_target = encode  # one model for both sides
+
+    def source_pieces(self, ids: Sequence[int]) -> list[str]:
+        """The text of each id; "▁" stands for a space."""
+        return [self._processor.id_to_piece(int(i)) for i in ids]
+
+    target_pieces = source_pieces
 
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
         """The text of each sequence of ids up to its first EOS; PAD and BOS are left out.
@@ -141,16 +190,6 @@ def _sample(texts: Iterable[str], count: int, seed: int) -> list[str]:
         elif (place := rng.randrange(seen + 1)) < count:  # Vitter's algorithm R
             kept[place] = text
     return kept
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """Writes a file at once: a reader, or a run that is killed, never sees half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _explain(message: str, vocab_size: int) -> str:

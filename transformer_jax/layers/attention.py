@@ -37,21 +37,34 @@ class AttentionFn(Protocol):
 
 @flax.struct.dataclass
 class KeyValues:
-    """Keys and values [B,S,N,H] of one attention, or [L,B,S,N,H] of a stack of them."""
+    """Projected keys and values of S places, kept for many queries: [B,N,H,S] each.
+
+    The places come last because products on a CPU read them so: a cache in another order would
+    be copied into this one at every step of decoding.
+    """
 
     key: Array
     value: Array
 
     @classmethod
-    def zeros(cls, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> KeyValues:
-        """An empty cache of that shape."""
-        return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+    def of(cls, key: Array, value: Array) -> KeyValues:
+        """Takes them as a kernel does, [B,S,N,H] each."""
+        return cls(jnp.moveaxis(key, 1, 3), jnp.moveaxis(value, 1, 3))
+
+    @classmethod
+    def zeros(cls, shape: tuple[int, int, int, int], dtype: jnp.dtype = jnp.float32) -> KeyValues:
+        """An empty cache for keys of shape [B,S,N,H]."""
+        return cls.of(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+
+    def read(self) -> tuple[Array, Array]:
+        """Keys and values as a kernel takes them, [B,S,N,H] each."""
+        return jnp.moveaxis(self.key, 3, 1), jnp.moveaxis(self.value, 3, 1)
 
     def write(self, new: KeyValues, index: Array | int) -> KeyValues:
-        """Puts new keys and values [B,T,N,H] at places index..index+T-1 of axis S."""
+        """Puts those of T places at places index..index+T-1."""
 
         def put(old: Array, part: Array) -> Array:
-            return jax.lax.dynamic_update_slice_in_dim(old, part.astype(old.dtype), index, 1)
+            return jax.lax.dynamic_update_slice_in_dim(old, part.astype(old.dtype), index, 3)
 
         return KeyValues(put(self.key, new.key), put(self.value, new.value))
 
@@ -170,8 +183,8 @@ class MultiHeadAttention(nn.Module):
         self.out = nn.DenseGeneral(self.width, axis=(-2, -1), **options)
 
     def keys_values(self, x_kv: Array) -> KeyValues:
-        """Projects what is attended to, once for many queries: [B,S,D'] -> 2 x [B,S,N,H]."""
-        return KeyValues(self.key(x_kv), self.value(x_kv))
+        """Projects what is attended to, once for many queries: [B,S,D'] -> S places."""
+        return KeyValues.of(self.key(x_kv), self.value(x_kv))
 
     def __call__(
         self,
@@ -193,15 +206,15 @@ class MultiHeadAttention(nn.Module):
         """
         if not isinstance(x_kv, KeyValues):
             x_kv = self.keys_values(x_q if x_kv is None else x_kv)
-        query = self.query(x_q)
+        query, (key, value) = self.query(x_q), x_kv.read()
         if self.is_mutable_collection("intermediates") and not self.is_initializing():
-            weights = attention_weights(query, x_kv.key, mask=mask, bias=bias)
+            weights = attention_weights(query, key, mask=mask, bias=bias)
             self.sow("intermediates", "attention_weights", weights)
         drop = self.dropout_rate > 0.0 and not deterministic
         mixed = self.attention_fn(
             query,
-            x_kv.key,
-            x_kv.value,
+            key,
+            value,
             mask=mask,
             bias=bias,
             dropout_rate=self.dropout_rate if drop else 0.0,
@@ -214,7 +227,7 @@ class MultiHeadAttention(nn.Module):
     ) -> tuple[Array, KeyValues]:
         """Causal self-attention over a cache: x_q [B,T,D] stands at places index..index+T-1.
 
-        Writes their keys and values into the cache [B,S,N,H], and attends to places up to their
+        Writes their keys and values into the cache, and attends to places up to their
         own. Returns the output [B,T,D] and the new cache. index+T beyond S is the caller's error.
         """
         cache = cache.write(self.keys_values(x_q), index)

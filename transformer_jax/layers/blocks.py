@@ -149,7 +149,7 @@ class DecoderLayer(LayerSizes):
         return self._after(x, attend, encoded, cross_mask, deterministic)
 
     def memory(self, encoded: Array) -> KeyValues:
-        """Keys and values of the cross-attention, once for all steps: [B,S,D'] -> [B,S,N,H]."""
+        """Keys and values of the cross-attention, once for all steps: [B,S,D'] -> S places."""
         return self.cross_attention.keys_values(encoded)
 
     def decode(

@@ -17,18 +17,22 @@ class TokenEmbedding(nn.Module):
       vocab_size: number of tokens V.
       width: width D.
       scaled: multiplies what is looked up by sqrt(D).
+      use_bias: adds a bias to the logits.
       dtype: dtype of what the look-up gives and of the products in `logits`.
     """
 
     vocab_size: int
     width: int
     scaled: bool = True
+    use_bias: bool = False
     dtype: jnp.dtype = jnp.float32
 
     def setup(self) -> None:
         """Makes the parts."""
         init = nn.initializers.normal(self.width**-0.5)
         self.embedding = self.param("embedding", init, (self.vocab_size, self.width))
+        if self.use_bias:
+            self.bias = self.param("bias", nn.initializers.zeros, (self.vocab_size,))
 
     def __call__(self, tokens: Array) -> Array:
         """int [B,T] -> [B,T,D]; a token outside the vocabulary gives NaN, never another's vector.
@@ -44,4 +48,5 @@ class TokenEmbedding(nn.Module):
     def logits(self, x: Array) -> Array:
         """Scores every token by its own vector: [B,T,D] -> float32 [B,T,V]."""
         table = self.embedding.astype(self.dtype)
-        return jnp.einsum("BTD,VD->BTV", x, table, preferred_element_type=jnp.float32)
+        logits = jnp.einsum("BTD,VD->BTV", x, table, preferred_element_type=jnp.float32)
+        return logits + self.bias if self.use_bias else logits

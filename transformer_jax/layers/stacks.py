@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -60,6 +60,14 @@ class _Stack(nn.Module):
             unroll=self.num_layers if self.unroll else 1,
         )
         return scan(self.layer, carry, xs)
+
+    def _with_layer(self, index: int, body: Callable) -> Any:
+        """Calls body(layer) with the parameters of one layer."""
+
+        def pick(stacked: Any) -> Any:
+            return jax.tree.map(lambda x: x[index], stacked)
+
+        return nn.map_variables(body, "params", trans_in_fn=pick)(self.layer)
 
     def _finish(self, x: Array) -> Array:
         return self.norm(x) if self.layer.norm_first else x
@@ -121,39 +129,46 @@ class Decoder(_Stack):
         x, _ = self._scan(body, self.constrain(x))
         return self._finish(x)
 
-    def memory(self, encoded: Array) -> KeyValues:
-        """Every layer's keys and values of the encoder's output: [B,S,D'] -> [L,B,S,N,H]."""
+    # Decoding calls the layers one after the other instead of scanning them: a scan would copy all
+    # caches at every step, to stack them.
 
-        def body(layer: DecoderLayer, carry: None, _: None) -> tuple[None, KeyValues]:
-            return carry, layer.memory(encoded)
+    def memory(self, encoded: Array) -> tuple[KeyValues, ...]:
+        """Each layer's keys and values of the encoder's output [B,S,D']."""
+        return tuple(
+            self._with_layer(i, lambda layer: layer.memory(encoded)) for i in range(self.num_layers)
+        )
 
-        return self._scan(body, None)[1]
-
-    def empty_cache(self, batch_size: int, max_length: int) -> KeyValues:
-        """The cache before the first step: [L,B,max_length,N,H]; needs no parameters."""
+    def empty_cache(self, batch_size: int, max_length: int) -> tuple[KeyValues, ...]:
+        """Each layer's cache of max_length places before the first step; needs no parameters."""
         heads, width = self.layer.num_heads, self.layer.width
-        shape = (self.num_layers, batch_size, max_length, heads, width // heads)
-        return KeyValues.zeros(shape, self.layer.dtype)
+        shape = (batch_size, max_length, heads, width // heads)
+        return tuple(KeyValues.zeros(shape, self.layer.dtype) for _ in range(self.num_layers))
 
     def decode(
         self,
         x: Array,
-        memory: KeyValues,
-        cache: KeyValues,
+        memory: Sequence[KeyValues],
+        cache: Sequence[KeyValues],
         index: Array,
         *,
         mask: Mask | None = None,
         cross_mask: Mask | None = None,
-    ) -> tuple[Array, KeyValues]:
+    ) -> tuple[Array, tuple[KeyValues, ...]]:
         """Incremental: x [B,T,D] at places index..index+T-1 -> [B,T,D] and the new cache.
 
         `mask` hides places of the cache; the causal mask is always there.
         """
+        written = []
+        for i, (one_memory, one_cache) in enumerate(zip(memory, cache, strict=True)):
 
-        def body(
-            layer: DecoderLayer, x: Array, part: tuple[KeyValues, KeyValues]
-        ) -> tuple[Array, KeyValues]:
-            return layer.decode(x, *part, index, mask=mask, cross_mask=cross_mask)
+            def body(
+                layer: DecoderLayer,
+                x: Array = x,
+                memory: KeyValues = one_memory,
+                cache: KeyValues = one_cache,
+            ) -> tuple[Array, KeyValues]:
+                return layer.decode(x, memory, cache, index, mask=mask, cross_mask=cross_mask)
 
-        x, cache = self._scan(body, x, (memory, cache))
-        return self._finish(x), cache
+            x, now = self._with_layer(i, body)
+            written.append(now)
+        return self._finish(x), tuple(written)

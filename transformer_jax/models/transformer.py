@@ -158,13 +158,12 @@ class Transformer(nn.Module):
         )
         stack: dict[str, Any] = dict(unroll=c.unroll, remat=c.remat, constrain=self.constrain)
         table: dict[str, Any] = dict(width=c.width, scaled=c.scaled_embedding, dtype=dtype)
-        self.token_embedding = TokenEmbedding(c.vocab_size, **table)
+        has_bias = c.logits_bias and c.tied_output
+        self.token_embedding = TokenEmbedding(c.vocab_size, use_bias=has_bias, **table)
         if c.source_vocab_size is not None:
             self.source_embedding = TokenEmbedding(c.source_vocab_size, **table)
         if not c.tied_output:
-            self.output_embedding = TokenEmbedding(c.vocab_size, **table)
-        if c.logits_bias:
-            self.logits_bias = self.param("logits_bias", nn.initializers.zeros, (c.vocab_size,))
+            self.output_embedding = TokenEmbedding(c.vocab_size, use_bias=c.logits_bias, **table)
         self.encoder = Encoder(EncoderLayer(**sizes, parent=None), c.encoder_layers, **stack)
         sizes |= dict(
             num_heads=c.decoder_num_heads or c.num_heads,
@@ -227,24 +226,24 @@ class Transformer(nn.Module):
         x = self._embed(table, source, positions, deterministic)
         return self.encoder(x, mask=mask, deterministic=deterministic)
 
-    def memory(self, encoded: Array) -> KeyValues:
-        """What all steps of decoding attend to: [B,S,D] -> keys and values [L,B,S,N,H]."""
+    def memory(self, encoded: Array) -> tuple[KeyValues, ...]:
+        """What all steps of decoding attend to, for each layer of the decoder, of [B,S,D]."""
         return self.decoder.memory(encoded)
 
-    def empty_cache(self, batch_size: int, max_length: int) -> KeyValues:
-        """The cache before the first step: [L,B,max_length,N,H]; reads no parameters."""
+    def empty_cache(self, batch_size: int, max_length: int) -> tuple[KeyValues, ...]:
+        """The cache before the first step, for each layer of the decoder; reads no parameters."""
         return self.decoder.empty_cache(batch_size, max_length)
 
     def decode_step(
         self,
         tokens: Array,
-        memory: KeyValues,
-        cache: KeyValues,
+        memory: tuple[KeyValues, ...],
+        cache: tuple[KeyValues, ...],
         index: Array,
         *,
         mask: Mask | None = None,
         source_valid: Array | None = None,
-    ) -> tuple[Array, KeyValues]:
+    ) -> tuple[Array, tuple[KeyValues, ...]]:
         """One step of decoding for each row, of one hypothesis or of several.
 
         Args:
@@ -279,5 +278,4 @@ class Transformer(nn.Module):
 
     def _logits(self, x: Array) -> Array:
         table = self.token_embedding if self.config.tied_output else self.output_embedding
-        logits = table.logits(x)
-        return logits + self.logits_bias if self.config.logits_bias else logits
+        return table.logits(x)

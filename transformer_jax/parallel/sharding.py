@@ -29,7 +29,7 @@ TRANSFORMER_RULES: Rules = (
     (r"feed_forward/(up|gate)/kernel$", ("fsdp", "model")),
     (r"feed_forward/(up|gate)/bias$", ("model",)),
     (r"feed_forward/down/kernel$", ("model", "fsdp")),
-    (r"logits_bias$", ("model",)),
+    (r"_embedding/bias$", ("model",)),
     (r"(norm/scale|bias)$", (None,)),
 )
 

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from transformer_jax.data.packing import filled, pack
 from transformer_jax.data.pipeline import DataState, batches, pack_pairs
 from transformer_jax.data.tokenizers import SentencePieceTokenizer
+from transformer_jax.decoding.search_config import SearchConfig
 from transformer_jax.errors import UserError
 from transformer_jax.models.transformer import Transformer, TransformerConfig
 from transformer_jax.objectives.losses import label_smoothed_cross_entropy, token_accuracy
@@ -159,19 +160,21 @@ class Translation:
     def evaluate(self, params: Params, split: str) -> Evaluation:
         """Translates a split with beam search and scores it with sacreBLEU."""
         pairs = read_split(self.data, split)
-        search = self.translator(params, self.config.beam_size, self.config.length_penalty)
-        found = search(search.encode([source for source, _ in pairs]))
+        translate = self.translator(params, self.search)
+        found = translate(translate.encode([source for source, _ in pairs]))
         return score_translations(pairs, [best.text for best, *_ in found])
 
-    def translator(self, params: Params, beam_size: int, length_penalty: float) -> Translator:
+    @property
+    def search(self) -> SearchConfig:
+        """The search that `evaluate` translates with."""
+        return SearchConfig(
+            beam_size=self.config.beam_size, length_penalty=self.config.length_penalty
+        )
+
+    def translator(self, params: Params, search: SearchConfig, seed: int = 0) -> Translator:
         """A function that translates with these parameters."""
         return Translator(
-            self.model,
-            params,
-            self.tokenizer,
-            mesh=self.mesh,
-            beam_size=beam_size,
-            length_penalty=length_penalty,
+            self.model, params, self.tokenizer, mesh=self.mesh, search=search, seed=seed
         )
 
     @functools.cached_property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import types
 import typing
 from collections.abc import Iterable
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from transformer_jax.errors import UserError
+from transformer_jax.files import write_whole
 
 _TAG = "class"
 
@@ -94,9 +94,7 @@ def classes_in(config: Any) -> set[type]:
 
 def write_config(config: Any, path: Path) -> None:
     """Writes the JSON form, whole or not at all."""
-    partial = path.with_suffix(".tmp")
-    partial.write_text(json.dumps(to_json(config), indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, (json.dumps(to_json(config), indent=2) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:

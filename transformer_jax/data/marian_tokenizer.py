@@ -1,0 +1,222 @@
+"""The tokenizer of a Marian folder (opus-mt): two SentencePiece models, one vocabulary or two."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+
+from transformer_jax.data.tokenizers import SentencePieceTokenizer
+from transformer_jax.errors import UserError
+from transformer_jax.files import write_whole
+
+_SPECIAL = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+
+
+class MarianTokenizer:
+    """Pieces by source.spm and target.spm, ids by vocab.json, for the target target_vocab.json if
+    the vocabularies are separate.
+
+    A source may start with `>>fra<<`, the target language of a model that has several. Ids and
+    texts are those of `transformers`, but for one thing: a line that holds "</s>" or "<pad>" is
+    text like any other here, and becomes that token there.
+
+    Args:
+      folder: with these files, and tokenizer_config.json or special_tokens_map.json if the special
+        tokens have other names or the vocabularies are separate.
+      bos_id: what decoding starts with; None: padding, as Marian does.
+
+    Raises:
+      UserError: a file is missing or damaged, or a vocabulary lacks a special token.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, bos_id: int | None = None) -> None:
+        folder = Path(folder)
+        settings = _settings(folder)
+        self._digest = hashlib.sha256()
+        self._source = self._load(folder / "source.spm")
+        self._target = self._load(folder / "target.spm")
+        self._source_ids = self._vocabulary(folder / "vocab.json")
+        self._is_separate = bool(settings.get("separate_vocabs", False))
+        self._target_ids = self._source_ids
+        if self._is_separate:
+            self._target_ids = self._vocabulary(folder / "target_vocab.json")
+        names = {key: _text(settings.get(key, default)) for key, default in _SPECIAL.items()}
+        self._names = names
+        found = {}
+        for key, name in names.items():
+            ids = {vocabulary.get(name) for vocabulary in (self._source_ids, self._target_ids)}
+            if len(ids) > 1 or None in ids:
+                raise UserError(
+                    f"{folder}: the vocabularies have no {key} {name!r}, or one with two ids."
+                )
+            found[key] = self._source_ids[name]
+        self.eos_id, self.unk_id, self.pad_id = found.values()
+        self.bos_id = self.pad_id if bos_id is None else bos_id
+        self._source_pieces = {i: piece for piece, i in self._source_ids.items()}
+        self._target_pieces = {i: piece for piece, i in self._target_ids.items()}
+        self.fingerprint: str = self._digest.hexdigest()[:16]
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest id of the target side; a model may have more."""
+        return max(self._target_pieces) + 1
+
+    @property
+    def source_vocab_size(self) -> int:
+        """One more than the largest id of the source side."""
+        return max(self._source_pieces) + 1
+
+    @property
+    def supported_language_codes(self) -> list[str]:
+        """The `>>fra<<` that a source may start with; none if the target is one language."""
+        return [p for p in self._source_ids if p.startswith(">>") and p.endswith("<<")]
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each source, without its end token."""
+        return [self._encode(text, self._source, self._source_ids) for text in texts]
+
+    def encode_target(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each target, without its end token."""
+        return [self._encode(text, self._target, self._target_ids) for text in texts]
+
+    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        """The text of each target up to its first end token; special tokens have none."""
+        silent = {self.pad_id, self.unk_id, self.bos_id}
+        # One vocabulary holds the pieces of both models, and `transformers` puts them together by
+        # the source's. For most pieces all models agree.
+        processor = self._target if self._is_separate else self._source
+        texts = []
+        for sequence in ids:
+            kept = list(map(int, sequence))
+            if self.eos_id in kept:
+                kept = kept[: kept.index(self.eos_id)]
+            pieces = self.target_pieces([i for i in kept if i not in silent])
+            texts.append(processor.decode_pieces(pieces).replace("▁", " ").strip())
+        return texts
+
+    def source_pieces(self, ids: Sequence[int]) -> list[str]:
+        """What each id of a source stands for."""
+        return [self._source_pieces.get(int(i), self._names["unk_token"]) for i in ids]
+
+    def target_pieces(self, ids: Sequence[int]) -> list[str]:
+        """What each id of a target stands for."""
+        return [self._target_pieces.get(int(i), self._names["unk_token"]) for i in ids]
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Writes the files that `transformers` and we read again.
+
+        Raises:
+          UserError: the folder cannot be written.
+        """
+        target = self._target_ids if self._is_separate else None
+        models = self._source.serialized_model_proto(), self._target.serialized_model_proto()
+        _write_files(Path(folder), models, self._source_ids, target, self._names)
+
+    def _encode(
+        self,
+        text: str,
+        processor: sentencepiece.SentencePieceProcessor,
+        vocabulary: Mapping[str, int],
+    ) -> list[int]:
+        pieces = []
+        if text.startswith(">>") and (end := text.find("<<")) >= 0:
+            pieces, text = [text[: end + 2]], text[end + 2 :]
+        pieces += processor.encode(text, out_type=str)
+        return [vocabulary.get(piece, self.unk_id) for piece in pieces]
+
+    def _load(self, path: Path) -> sentencepiece.SentencePieceProcessor:
+        processor, data = sentencepiece.SentencePieceProcessor(), _read(path)
+        self._digest.update(data)
+        try:
+            if not data:
+                raise RuntimeError("it is empty")
+            processor.load_from_serialized_proto(data)
+        except RuntimeError as error:
+            raise UserError(f"{path} is no SentencePiece model ({error}).") from error
+        return processor
+
+    def _vocabulary(self, path: Path) -> dict[str, int]:
+        data = _read(path)
+        self._digest.update(data)
+        vocabulary = _object(path, data)
+        ids = vocabulary.values()
+        if any(type(i) is not int or i < 0 for i in ids) or len(set(ids)) != len(ids):
+            raise UserError(f"{path} must give each piece an id of its own: 0, 1, ...")
+        return vocabulary
+
+
+def save_as_marian(tokenizer: SentencePieceTokenizer, folder: str | os.PathLike[str]) -> None:
+    """Writes a tokenizer of ours as that of a Marian folder, one model for both sides.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    pieces = tokenizer.source_pieces(range(tokenizer.vocab_size))
+    ids = (tokenizer.eos_id, tokenizer.unk_id, tokenizer.pad_id)
+    names = {key: pieces[i] for key, i in zip(_SPECIAL, ids, strict=True)}
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    _write_files(Path(folder), (tokenizer.model, tokenizer.model), vocabulary, None, names)
+
+
+def _write_files(
+    folder: Path,
+    models: tuple[bytes, bytes],
+    vocabulary: Mapping[str, int],
+    target_vocabulary: Mapping[str, int] | None,
+    names: Mapping[str, str],
+) -> None:
+    write_whole(folder / "source.spm", models[0])
+    write_whole(folder / "target.spm", models[1])
+    write_whole(folder / "vocab.json", _json(vocabulary))
+    if target_vocabulary is not None:
+        write_whole(folder / "target_vocab.json", _json(target_vocabulary))
+    settings = dict(names) | {
+        "tokenizer_class": "MarianTokenizer",
+        "separate_vocabs": target_vocabulary is not None,
+        "model_max_length": 512,
+    }
+    write_whole(folder / "tokenizer_config.json", _json(settings))
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        path = folder / name
+        if path.exists():
+            settings |= _object(path, _read(path))
+    return settings
+
+
+def _text(token: Any) -> str:
+    """A token's text: older files hold an object with its text as "content"."""
+    return str(token["content"] if isinstance(token, dict) and "content" in token else token)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read: {error.strerror}. A Marian folder has source.spm, target.spm "
+            f"and vocab.json."
+        ) from error
+
+
+def _object(path: Path, data: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: {error}.") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds no JSON object.")
+    return found
+
+
+def _json(data: Mapping[str, Any]) -> bytes:
+    return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()

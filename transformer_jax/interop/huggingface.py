@@ -1,0 +1,237 @@
+"""Hugging Face folders: a model with its parameters, tokenizer and search, in and out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from transformer_jax.data.marian_tokenizer import MarianTokenizer, save_as_marian
+from transformer_jax.data.tokenizers import SentencePieceTokenizer, Tokenizer
+from transformer_jax.decoding.search_config import SearchConfig
+from transformer_jax.errors import UserError
+from transformer_jax.files import write_whole
+from transformer_jax.interop import marian
+from transformer_jax.interop.torch_files import read_torch_file
+from transformer_jax.models.transformer import Transformer, TransformerConfig
+from transformer_jax.typing import Params
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A model with all that it takes to use it.
+
+    Attributes:
+      config: the sizes.
+      model: `Transformer(config)`.
+      params: its parameters, float32.
+      tokenizer: text to ids and back.
+      search: how its folder says that it translates.
+    """
+
+    config: TransformerConfig
+    model: Transformer
+    params: Params
+    tokenizer: Tokenizer
+    search: SearchConfig = SearchConfig()
+
+
+def is_pretrained(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder is one of Hugging Face's: its config.json names a model_type."""
+    path = Path(folder) / "config.json"
+    return path.exists() and "model_type" in _read_json(path)
+
+
+def load_pretrained(folder: str | os.PathLike[str]) -> Pretrained:
+    """Reads a Hugging Face folder of a MarianMTModel (opus-mt); no code in it is run.
+
+    The weights are in model.safetensors or in pytorch_model.bin of either format; they become
+    float32.
+
+    Raises:
+      UserError: a file is missing or damaged, the model is not Marian's, or tensors are missing,
+        unknown or misshapen; all of them are named.
+    """
+    folder = Path(folder)
+    settings = _read_json(folder / "config.json")
+    where = str(folder / "config.json")
+    if settings.get("model_type") != marian.MODEL_TYPE:
+        raise UserError(
+            f"{where}: model_type is {settings.get('model_type')!r}; {marian.MODEL_TYPE!r} can be "
+            f"read."
+        )
+    config = marian.config_from(settings, where)
+    model = Transformer(config)
+    path, tensors = _read_weights(folder)
+    params = marian.params_from(tensors, _shapes(model), config, str(path))
+    generation = folder / "generation_config.json"
+    own = _read_json(generation) if generation.exists() else {}
+    start = own.get("decoder_start_token_id", settings.get("decoder_start_token_id"))
+    tokenizer = MarianTokenizer(folder, bos_id=start)
+    _check_tokens(tokenizer, config, settings, folder)
+    return Pretrained(
+        config, model, jax.tree.map(jnp.asarray, params), tokenizer, _search(settings | own, where)
+    )
+
+
+def save_pretrained(folder: str | os.PathLike[str], pretrained: Pretrained) -> None:
+    """Writes a folder that `transformers` loads as a MarianMTModel and a MarianTokenizer.
+
+    Raises:
+      UserError: the model is not what Marian is (what differs is named), or the folder cannot be
+        written.
+    """
+    folder, config, tokenizer = Path(folder), pretrained.config, pretrained.tokenizer
+    settings = marian.settings_of(config)
+    tokens = {
+        "pad_token_id": tokenizer.pad_id,
+        "eos_token_id": tokenizer.eos_id,
+        "bos_token_id": None,
+        "decoder_start_token_id": tokenizer.bos_id,
+    }
+    search = pretrained.search
+    max_length = (search.max_length or marian.MAX_LENGTH - 1) + 1
+    positions = {"max_position_embeddings": max(marian.MAX_LENGTH, max_length)}
+    forced = {"forced_eos_token_id": tokenizer.eos_id if search.force_end else None}
+    generation = tokens | forced | _generation(search, max_length)
+    tensors = marian.tensors_of(pretrained.params, config)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made: {error.strerror}.") from error
+    if isinstance(tokenizer, MarianTokenizer):
+        tokenizer.save(folder)
+    elif isinstance(tokenizer, SentencePieceTokenizer):
+        save_as_marian(tokenizer, folder)
+    else:
+        raise UserError(f"A {type(tokenizer).__name__} cannot be written to a Marian folder.")
+    write_whole(folder / "generation_config.json", _json(generation))
+    write_whole(folder / WEIGHTS[0], safetensors.numpy.save(tensors, {"format": "pt"}))
+    write_whole(folder / "config.json", _json(settings | tokens | forced | positions))
+
+
+def _shapes(model: Transformer) -> Params:
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    return jax.eval_shape(model.init, jax.random.key(0), tokens, tokens)["params"]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read: {error.strerror}. A Hugging Face folder has a config.json."
+        ) from error
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: {error}.") from error
+    if not isinstance(data, dict):
+        raise UserError(f"{path} holds no JSON object.")
+    return data
+
+
+def _read_weights(folder: Path) -> tuple[Path, dict[str, np.ndarray]]:
+    paths = [folder / name for name in WEIGHTS]
+    path = next((path for path in paths if path.exists()), None)
+    if path is None:
+        raise UserError(f"{folder} has no weights: neither {' nor '.join(WEIGHTS)}.")
+    if path.suffix == ".bin":
+        return path, read_torch_file(path)
+    try:
+        return path, safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} is damaged: {error}.") from error
+
+
+def _check_tokens(
+    tokenizer: MarianTokenizer, config: TransformerConfig, settings: Mapping[str, Any], folder: Path
+) -> None:
+    """The tokenizer and config.json are of one model."""
+    for name, count, size in (
+        ("source", tokenizer.source_vocab_size, config.source_vocab_size or config.vocab_size),
+        ("target", tokenizer.vocab_size, config.vocab_size),
+    ):
+        if count > size:
+            raise UserError(
+                f"{folder}: the {name} vocabulary has ids up to {count - 1}, the model only {size} "
+                f"embeddings. The tokenizer is of another model."
+            )
+    for key in ("pad", "eos"):
+        there, here = settings.get(f"{key}_token_id"), getattr(tokenizer, f"{key}_id")
+        if there not in (None, here):
+            raise UserError(
+                f"{folder}: {key}_token_id is {there} in config.json, {here} in the vocabulary."
+            )
+    if not 0 <= tokenizer.bos_id < config.vocab_size:
+        raise UserError(f"{folder}: decoder_start_token_id {tokenizer.bos_id} is no token.")
+
+
+# Settings of `transformers` that change what is generated and that we do not have, with the values
+# that mean "off".
+_OFF: Mapping[str, tuple[Any, ...]] = {
+    "no_repeat_ngram_size": (0, None),
+    "encoder_no_repeat_ngram_size": (0, None),
+    "repetition_penalty": (1.0, None),
+    "encoder_repetition_penalty": (1.0, None),
+    "min_length": (0, None),
+    "min_new_tokens": (0, None),
+    "num_beam_groups": (1, None),
+    "diversity_penalty": (0.0, None),
+    "do_sample": (False, None),
+    "forced_bos_token_id": (None,),
+    "suppress_tokens": (None, []),
+    "begin_suppress_tokens": (None, []),
+    "force_words_ids": (None, []),
+    "sequence_bias": (None, {}),
+}
+_STOPPING = {False: "heuristic", True: "full", "never": "never"}
+
+
+def _search(settings: Mapping[str, Any], where: str) -> SearchConfig:
+    """The search that `transformers` would do; what is not to be had here is warned of."""
+    odd = [k for k, off in _OFF.items() if k in settings and settings[k] not in off]
+    words = settings.get("bad_words_ids") or []
+    if any(len(word) > 1 for word in words):
+        odd.append("bad_words_ids of more than one token")
+    if odd:
+        warnings.warn(f"{where}: translating without {', '.join(odd)}.", stacklevel=3)
+    new_tokens = settings.get("max_new_tokens")
+    try:
+        return SearchConfig(
+            beam_size=settings.get("num_beams") or 1,
+            length_rule="plain",
+            length_penalty=float(settings.get("length_penalty", 1.0)),
+            early_stopping=_STOPPING[settings.get("early_stopping") or False],  # type: ignore[arg-type]
+            max_length=new_tokens or settings.get("max_length", marian.MAX_LENGTH) - 1,
+            suppressed=tuple(word[0] for word in words if len(word) == 1),
+            force_end=settings.get("forced_eos_token_id") is not None,
+        )
+    except (TypeError, ValueError, KeyError) as error:
+        raise UserError(f"{where}: its generation settings cannot be: {error}.") from error
+
+
+def _generation(search: SearchConfig, max_length: int) -> dict[str, Any]:
+    """generation_config.json; the scoring rule of GNMT has no name there and is left out."""
+    stopping = next(k for k, v in _STOPPING.items() if v == search.early_stopping)
+    plain = {"length_penalty": search.length_penalty} if search.length_rule == "plain" else {}
+    return plain | {
+        "num_beams": search.beam_size,
+        "early_stopping": stopping,
+        "max_length": max_length,
+        "bad_words_ids": [[token] for token in search.suppressed] or None,
+    }
+
+
+def _json(data: Mapping[str, Any]) -> bytes:
+    return (json.dumps(data, indent=2, sort_keys=True) + "\n").encode()

@@ -1,0 +1,84 @@
+"""Which source words a translation's words come from, read off the attention to the source."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transformer_jax.models.transformer import Transformer
+from transformer_jax.typing import Array, Params
+
+
+def teacher_forced(
+    model: Transformer, params: Params, source: Array, target_inputs: Array, pad_id: int
+) -> Any:
+    """All attention weights while the model reads a given translation, whichever kernel runs.
+
+    Args:
+      model, params: the Transformer.
+      source: int [B,S], padded with `pad_id`.
+      target_inputs: int [B,T], the start token and then the translation without its last token.
+      pad_id: padding of the source. What follows the end of a translation changes nothing before.
+
+    Returns:
+      The tree of the sown weights, such as ["decoder"]["layer"]["cross_attention"]
+      ["attention_weights"], each a tuple of one array [L,B,N,T,S], float32.
+    """
+    segments = (source != pad_id).astype(jnp.int32)
+    _, state = model.apply(
+        {"params": params},
+        source,
+        target_inputs,
+        source_segments=segments,
+        target_segments=jnp.ones_like(target_inputs),
+        mutable=["intermediates"],
+    )
+    return state["intermediates"]
+
+
+def cross_attention(intermediates: Any) -> Array:
+    """Attention to the source, the mean of all layers and heads: -> [B,T,S]."""
+    (weights,) = intermediates["decoder"]["layer"]["cross_attention"]["attention_weights"]
+    return jnp.mean(weights, axis=(0, 2))  # [L,B,N,T,S]
+
+
+def word_of_pieces(pieces: Sequence[str]) -> np.ndarray:
+    """The number of the word that each SentencePiece belongs to; words are what spaces part."""
+    starts = [i > 0 and piece.startswith("▁") for i, piece in enumerate(pieces)]
+    return np.cumsum(starts, dtype=int)
+
+
+def align_words(
+    weights: np.ndarray, source_pieces: Sequence[str], target_pieces: Sequence[str]
+) -> list[tuple[int, int]]:
+    """For each word of the translation the source word that got most attention for its pieces.
+
+    Args:
+      weights: float [T,S]; row t is the attention when target piece t was predicted. Further rows
+        and columns (end symbols, padding) are left out.
+      source_pieces: S' <= S texts.
+      target_pieces: T' <= T texts.
+
+    Returns:
+      (source word, target word) pairs, from 0, in the order of the target.
+    """
+    if not source_pieces or not target_pieces:
+        return []
+    source, target = word_of_pieces(source_pieces), word_of_pieces(target_pieces)
+    words = np.zeros((target[-1] + 1, source[-1] + 1))
+    np.add.at(words, np.ix_(target, source), weights[: len(target), : len(source)])
+    return [(int(np.argmax(row)), word) for word, row in enumerate(words)]
+
+
+def make_aligner(model: Transformer, pad_id: int) -> Any:
+    """Makes `attention(params, source [B,S], target_inputs [B,T]) -> [B,T,S]`, jitted."""
+
+    @jax.jit
+    def attention(params: Params, source: Array, target_inputs: Array) -> Array:
+        return cross_attention(teacher_forced(model, params, source, target_inputs, pad_id))
+
+    return attention
