@@ -30,7 +30,7 @@ def make_step(seed, vocab=4, xp=jnp):
     embed, inner, outer, other = (xp.asarray(x) for x in (embed, inner, outer, other))
 
     def step(tokens, cache, index):
-        state = xp.tanh(cache["state"] @ inner + embed[tokens] + 0.1 * index)
+        state = xp.tanh(cache["state"] @ inner + embed[tokens] + 0.1 * xp.reshape(index, (-1, 1)))
         mean = 0.8 * cache["mean"] + 0.2 * embed[tokens]
         return state @ outer + mean @ other, {"state": state, "mean": mean}
 
@@ -258,8 +258,8 @@ def test_stops_when_no_alive_hypothesis_can_enter_the_best():
     read = []
 
     def step(tokens, cache, index):
-        jax.debug.callback(lambda i: read.append(int(i)), index)
-        likely = jnp.where(index == 0, jnp.array([0.0, 0, 0, 5]), jnp.array([0.0, 0, 9, 1]))
+        jax.debug.callback(lambda i: read.append(int(i)), index[0])
+        likely = jnp.where(index[0] == 0, jnp.array([0.0, 0, 0, 5]), jnp.array([0.0, 0, 9, 1]))
         return jnp.broadcast_to(likely, (6, 4)), cache
 
     found = beam_search(
@@ -276,7 +276,7 @@ def test_does_not_stop_while_a_better_sequence_can_be_reached(alpha, end_first, 
     """The end is possible at once, and then certain at `length`, which the rule scores higher."""
 
     def step(tokens, cache, index):
-        end = jnp.where(index == 0, end_first, jnp.where(index == length - 1, 1.0, 0.0))
+        end = jnp.where(index[0] == 0, end_first, jnp.where(index[0] == length - 1, 1.0, 0.0))
         return jnp.log(jnp.stack([0.0, 0.0, end, 1.0 - end]))[None], cache
 
     found = beam_search(
@@ -389,7 +389,7 @@ def test_where_sequences_run_out_the_rest_is_empty(dtype):
     """Only tokens 3 and then the end are possible, so there is one sequence for four beams."""
 
     def step(tokens, cache, index):
-        only = jnp.where(index == 0, 3, EOS)
+        only = jnp.where(index[0] == 0, 3, EOS)
         return jnp.full((8, 5), -jnp.inf, dtype).at[:, only].set(1.0), cache
 
     found = beam_search(

@@ -42,12 +42,13 @@ def searches():
         apply, memory = prepare(params)
 
         def step(tokens, cache, index):
-            cache = cache.reading(index)
+            cache = cache.reading()
             logits, entries = apply(
-                tokens.reshape(BATCH, BEAMS), memory, cache.entries, index,
-                mask=cache.mask(), source_valid=valid, method="decode_step",
+                tokens.reshape(BATCH, BEAMS), memory, cache.entries, cache.place,
+                positions=index.reshape(BATCH, BEAMS), mask=cache.mask(), source_valid=valid,
+                method="decode_step",
             )  # fmt: skip
-            return logits.reshape(BATCH * BEAMS, -1), cache.replace(entries=entries)
+            return logits.reshape(BATCH * BEAMS, -1), cache.have_read(entries)
 
         entries = apply(BATCH, LENGTH * BEAMS, method="empty_cache")
         cache = BeamCache.empty(entries, BATCH, BEAMS, LENGTH)
@@ -60,7 +61,7 @@ def searches():
 
         def step(tokens, cache, index):
             return apply(
-                tokens, memory, cache, index, source_valid=valid_rows, method="decode_step"
+                tokens, memory, cache, index[0], source_valid=valid_rows, method="decode_step"
             )
 
         cache = apply(BATCH * BEAMS, LENGTH, method="empty_cache")
@@ -80,8 +81,9 @@ def test_a_cache_that_stays_finds_what_a_cache_that_moves_finds():
 
 def test_each_hypothesis_sees_what_its_ancestors_read_and_nothing_else():
     cache = BeamCache.empty(None, 1, 2, 3)
-    cache = cache.reading(0).reorder(jnp.array([[1, 1]])).reading(1).reorder(jnp.array([[1, 0]]))
-    seen = cache.reading(2).mask().to_dense(2, 6)[0, 0].reshape(2, 3, 2)  # [K,T,K]
+    for parents in ([[1, 1]], [[1, 0]]):
+        cache = cache.reading().have_read(None).reorder(jnp.array(parents))
+    seen = cache.reading().mask().to_dense(2, 6)[0, 0].reshape(2, 3, 2)  # [K,T,K]
     # Both come from beam 1's first token; beam 0 goes on from what beam 1 read second.
     np.testing.assert_array_equal(
         seen,

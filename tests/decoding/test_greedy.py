@@ -16,7 +16,7 @@ def make_step(seed, xp=jnp):
     embed, inner, outer = (xp.asarray(x) for x in (embed, inner, outer))
 
     def step(tokens, cache, index):
-        cache = xp.tanh(cache @ inner + embed[tokens] + 0.1 * index)
+        cache = xp.tanh(cache @ inner + embed[tokens] + 0.1 * xp.reshape(index, (-1, 1)))
         return cache @ outer, cache
 
     return step
@@ -86,8 +86,8 @@ def test_stops_reading_when_all_rows_have_ended():
     read = []
 
     def step(tokens, cache, index):
-        jax.debug.callback(lambda i: read.append(int(i)), index)
-        end = jnp.where(index == 2, EOS, 3)
+        jax.debug.callback(lambda i: read.append(int(i)), index[0])
+        end = jnp.where(index[0] == 2, EOS, 3)
         return jnp.zeros((2, VOCAB)).at[:, end].set(9.0), cache
 
     found = greedy_search(step, (), batch_size=2, bos_id=BOS, eos_id=EOS, pad_id=PAD, max_length=50)

@@ -29,10 +29,18 @@ class TranslationModel:
     search: SearchConfig
     mesh: Mesh | None
 
-    def translator(self, search: SearchConfig, seed: int = 0) -> Translator:
+    def translator(
+        self, search: SearchConfig, seed: int = 0, batch_size: int | None = None
+    ) -> Translator:
         """A function that translates with it."""
         return Translator(
-            self.model, self.params, self.tokenizer, search=search, mesh=self.mesh, seed=seed
+            self.model,
+            self.params,
+            self.tokenizer,
+            search=search,
+            mesh=self.mesh,
+            batch_size=batch_size,
+            seed=seed,
         )
 
 

@@ -33,8 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.max_tokens < 2:
             raise UserError(f"--max-tokens {args.max_tokens} must be at least 2.")
+        if args.batch_size is not None and args.batch_size < 1:
+            raise UserError(f"--batch-size {args.batch_size} must be at least 1.")
         opened = open_model(args.model, step=args.step, average=args.average)
-        translator = opened.translator(_search(opened.search, args), args.seed)
+        translator = opened.translator(_search(opened.search, args), args.seed, args.batch_size)
     except UserError as error:
         print(f"translate: {error}", file=sys.stderr)
         return 1
@@ -80,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="add `<TAB>0-0 1-2`: pairs of a source word and a word of the translation, from 0",
     )
+    add("--batch-size", type=int, help="sentences that are searched at once")
     add("--max-tokens", type=int, default=512, help="a longer line is cut there (512)")
     return parser
 

@@ -16,6 +16,9 @@ from transformer_jax.errors import UserError
 from transformer_jax.files import write_whole
 
 _SPECIAL = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+_ADDED = "added_tokens_decoder"  # the setting in which `transformers` keeps tokens that it added
+# What loses its spaces in a decoded text, in this order, if a folder wants them cleaned up.
+_CLEANED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
 
 class MarianTokenizer:
@@ -23,8 +26,9 @@ class MarianTokenizer:
     the vocabularies are separate.
 
     A source may start with `>>fra<<`, the target language of a model that has several. Ids and
-    texts are those of `transformers`, but for one thing: a line that holds "</s>" or "<pad>" is
-    text like any other here, and becomes that token there.
+    texts are those of `transformers`, but for two things. A line that holds "</s>", "<unk>" or
+    "<pad>" is text like any other here, and becomes that token there. An id without a piece has
+    no text here; there it is taken for the number of a SentencePiece piece, which is another one.
 
     Args:
       folder: with these files, and tokenizer_config.json or special_tokens_map.json if the special
@@ -32,22 +36,24 @@ class MarianTokenizer:
       bos_id: what decoding starts with; None: padding, as Marian does.
 
     Raises:
-      UserError: a file is missing or damaged, or a vocabulary lacks a special token.
+      UserError: a file is missing or damaged, a vocabulary lacks a special token, or tokens were
+        added to the vocabulary.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, bos_id: int | None = None) -> None:
         folder = Path(folder)
         settings = _settings(folder)
-        self._digest = hashlib.sha256()
-        self._source = self._load(folder / "source.spm")
-        self._target = self._load(folder / "target.spm")
-        self._source_ids = self._vocabulary(folder / "vocab.json")
+        self._source = _load(folder / "source.spm")
+        self._target = _load(folder / "target.spm")
+        self._source_ids = _vocabulary(folder / "vocab.json")
         self._is_separate = bool(settings.get("separate_vocabs", False))
+        self._is_cleaned = bool(settings.get("clean_up_tokenization_spaces", False))
         self._target_ids = self._source_ids
         if self._is_separate:
-            self._target_ids = self._vocabulary(folder / "target_vocab.json")
+            self._target_ids = _vocabulary(folder / "target_vocab.json")
         names = {key: _text(settings.get(key, default)) for key, default in _SPECIAL.items()}
         self._names = names
+        _check_added(folder, settings, names)
         found = {}
         for key, name in names.items():
             ids = {vocabulary.get(name) for vocabulary in (self._source_ids, self._target_ids)}
@@ -60,7 +66,7 @@ class MarianTokenizer:
         self.bos_id = self.pad_id if bos_id is None else bos_id
         self._source_pieces = {i: piece for piece, i in self._source_ids.items()}
         self._target_pieces = {i: piece for piece, i in self._target_ids.items()}
-        self.fingerprint: str = self._digest.hexdigest()[:16]
+        self.fingerprint: str = self._digest()
 
     @property
     def vocab_size(self) -> int:
@@ -86,7 +92,7 @@ class MarianTokenizer:
         return [self._encode(text, self._target, self._target_ids) for text in texts]
 
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
-        """The text of each target up to its first end token; special tokens have none."""
+        """The text of each target up to its first end; special tokens and unknown ids have none."""
         silent = {self.pad_id, self.unk_id, self.bos_id}
         # One vocabulary holds the pieces of both models, and `transformers` puts them together by
         # the source's. For most pieces all models agree.
@@ -96,8 +102,11 @@ class MarianTokenizer:
             kept = list(map(int, sequence))
             if self.eos_id in kept:
                 kept = kept[: kept.index(self.eos_id)]
-            pieces = self.target_pieces([i for i in kept if i not in silent])
-            texts.append(processor.decode_pieces(pieces).replace("▁", " ").strip())
+            known = [i for i in kept if i in self._target_pieces and i not in silent]
+            text = processor.decode_pieces(self.target_pieces(known)).replace("▁", " ").strip()
+            for spaced in _CLEANED if self._is_cleaned else ():
+                text = text.replace(spaced, spaced.strip())
+            texts.append(text)
         return texts
 
     def source_pieces(self, ids: Sequence[int]) -> list[str]:
@@ -116,7 +125,8 @@ class MarianTokenizer:
         """
         target = self._target_ids if self._is_separate else None
         models = self._source.serialized_model_proto(), self._target.serialized_model_proto()
-        _write_files(Path(folder), models, self._source_ids, target, self._names)
+        names, is_cleaned = self._names, self._is_cleaned
+        _write_files(Path(folder), models, self._source_ids, target, names, is_cleaned)
 
     def _encode(
         self,
@@ -130,25 +140,14 @@ class MarianTokenizer:
         pieces += processor.encode(text, out_type=str)
         return [vocabulary.get(piece, self.unk_id) for piece in pieces]
 
-    def _load(self, path: Path) -> sentencepiece.SentencePieceProcessor:
-        processor, data = sentencepiece.SentencePieceProcessor(), _read(path)
-        self._digest.update(data)
-        try:
-            if not data:
-                raise RuntimeError("it is empty")
-            processor.load_from_serialized_proto(data)
-        except RuntimeError as error:
-            raise UserError(f"{path} is no SentencePiece model ({error}).") from error
-        return processor
-
-    def _vocabulary(self, path: Path) -> dict[str, int]:
-        data = _read(path)
-        self._digest.update(data)
-        vocabulary = _object(path, data)
-        ids = vocabulary.values()
-        if any(type(i) is not int or i < 0 for i in ids) or len(set(ids)) != len(ids):
-            raise UserError(f"{path} must give each piece an id of its own: 0, 1, ...")
-        return vocabulary
+    def _digest(self) -> str:
+        """Of all that ids and texts depend on, not of how the files are laid out."""
+        digest = hashlib.sha256()
+        for model in (self._source, self._target):
+            digest.update(model.serialized_model_proto())
+        others = (self._source_ids, self._target_ids, self._names, self._is_separate)
+        digest.update(json.dumps([*others, self._is_cleaned, self.bos_id], sort_keys=True).encode())
+        return digest.hexdigest()[:16]
 
 
 def save_as_marian(tokenizer: SentencePieceTokenizer, folder: str | os.PathLike[str]) -> None:
@@ -161,7 +160,7 @@ def save_as_marian(tokenizer: SentencePieceTokenizer, folder: str | os.PathLike[
     ids = (tokenizer.eos_id, tokenizer.unk_id, tokenizer.pad_id)
     names = {key: pieces[i] for key, i in zip(_SPECIAL, ids, strict=True)}
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
-    _write_files(Path(folder), (tokenizer.model, tokenizer.model), vocabulary, None, names)
+    _write_files(Path(folder), (tokenizer.model, tokenizer.model), vocabulary, None, names, False)
 
 
 def _write_files(
@@ -170,6 +169,7 @@ def _write_files(
     vocabulary: Mapping[str, int],
     target_vocabulary: Mapping[str, int] | None,
     names: Mapping[str, str],
+    is_cleaned: bool,
 ) -> None:
     write_whole(folder / "source.spm", models[0])
     write_whole(folder / "target.spm", models[1])
@@ -179,23 +179,55 @@ def _write_files(
     settings = dict(names) | {
         "tokenizer_class": "MarianTokenizer",
         "separate_vocabs": target_vocabulary is not None,
+        "clean_up_tokenization_spaces": is_cleaned,
         "model_max_length": 512,
+        # With this, files that an older tokenizer left in the folder count no more.
+        _ADDED: {vocabulary[name]: {"content": name, "special": True} for name in names.values()},
     }
     write_whole(folder / "tokenizer_config.json", _json(settings))
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    settings: dict[str, Any] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        path = folder / name
-        if path.exists():
-            settings |= _object(path, _read(path))
+    """tokenizer_config.json, and the files of older folders where it does not stand for them."""
+    settings = _optional(folder / "tokenizer_config.json")
+    if _ADDED not in settings:
+        settings |= _optional(folder / "special_tokens_map.json")
+        settings[_ADDED] = dict(enumerate(_optional(folder / "added_tokens.json")))
     return settings
+
+
+def _check_added(folder: Path, settings: Mapping[str, Any], names: Mapping[str, str]) -> None:
+    added = settings[_ADDED]
+    found = set(map(_text, added.values())) if isinstance(added, dict) else {str(added)}
+    if others := sorted(found - set(names.values())):
+        raise UserError(
+            f"{folder}: tokens were added to the vocabulary, which cannot be read: "
+            f"{', '.join(map(repr, others[:5]))}{', ...' if others[5:] else ''}."
+        )
 
 
 def _text(token: Any) -> str:
     """A token's text: older files hold an object with its text as "content"."""
     return str(token["content"] if isinstance(token, dict) and "content" in token else token)
+
+
+def _load(path: Path) -> sentencepiece.SentencePieceProcessor:
+    processor, data = sentencepiece.SentencePieceProcessor(), _read(path)
+    try:
+        if not data:
+            raise RuntimeError("it is empty")
+        processor.load_from_serialized_proto(data)
+    except RuntimeError as error:
+        raise UserError(f"{path} is no SentencePiece model ({error}).") from error
+    return processor
+
+
+def _vocabulary(path: Path) -> dict[str, int]:
+    vocabulary = _object(path)
+    ids = vocabulary.values()
+    if any(type(i) is not int or i < 0 for i in ids) or len(set(ids)) != len(ids):
+        raise UserError(f"{path} must give each piece an id of its own: 0, 1, ...")
+    return vocabulary
 
 
 def _read(path: Path) -> bytes:
@@ -208,7 +240,12 @@ def _read(path: Path) -> bytes:
         ) from error
 
 
-def _object(path: Path, data: bytes) -> dict[str, Any]:
+def _optional(path: Path) -> dict[str, Any]:
+    return _object(path) if path.exists() else {}
+
+
+def _object(path: Path) -> dict[str, Any]:
+    data = _read(path)
     try:
         found = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -219,4 +256,4 @@ def _object(path: Path, data: bytes) -> dict[str, Any]:
 
 
 def _json(data: Mapping[str, Any]) -> bytes:
-    return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(data, indent=2) + "\n").encode()

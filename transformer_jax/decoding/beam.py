@@ -7,6 +7,7 @@ ones; the best K that do not end live on. At most K of the 2K end, so there are 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -54,8 +55,10 @@ class _Alive(NamedTuple):
     log_probs: Array  # [B,K], falling; -inf where there is no hypothesis
 
 
-class _State(NamedTuple):
-    position: Array  # [] what is read next = length of what is alive
+class BeamState(NamedTuple):
+    """A search under way; its rows do not depend on each other."""
+
+    length: Array  # [B] tokens of what is alive = the position that is read next
     last: Array  # [B,K] token that stands there
     alive: _Alive
     finished: _Hypotheses
@@ -95,6 +98,132 @@ def reorder_rows(cache: Cache, parents: Array, *, axis: int = 0) -> Cache:
         return pick(leaf, parents).reshape(shape)
 
     return jax.tree_util.tree_map_with_path(reorder, cache)
+
+
+@dataclasses.dataclass(frozen=True)
+class BeamSearch:
+    """The search as a state and what changes it; `beam_search` says what the settings mean.
+
+    Raises:
+        ValueError: a size is less than 1, or there are more steps than tokens.
+    """
+
+    beam_size: int
+    bos_id: int
+    eos_id: int
+    pad_id: int
+    max_length: int
+    steps: int
+    score: LengthScore = _GNMT_06
+    early_stopping: EarlyStopping = "never"
+    rule: TokenRule | None = None
+    bonus: Callable[[Cache], Array] | None = None
+    reorder: Callable[[Cache, Array], Cache] = reorder_rows
+
+    def __post_init__(self) -> None:
+        if self.beam_size < 1 or self.max_length < 1 or not 1 <= self.steps <= self.max_length:
+            raise ValueError(
+                f"impossible sizes: beam_size={self.beam_size}, max_length={self.max_length}, "
+                f"steps={self.steps}"
+            )
+
+    def start(self, cache: Cache, batch_size: int) -> BeamState:
+        """One alive hypothesis in each row, of no tokens, and none finished."""
+        shape = (batch_size, self.beam_size)
+        # What does not fit is better said before the model sees it.
+        jax.eval_shape(self.reorder, cache, jnp.zeros(shape, jnp.int32))
+        nothing = jnp.full(shape, -jnp.inf, jnp.float32)
+        tokens = jnp.full((*shape, self.steps), self.pad_id, jnp.int32)
+        return BeamState(
+            length=jnp.zeros((batch_size,), jnp.int32),
+            last=jnp.full(shape, self.bos_id, jnp.int32),
+            alive=_Alive(tokens, nothing.at[:, 0].set(0.0)),
+            finished=_Hypotheses(tokens, nothing, jnp.zeros(shape, jnp.int32)),
+            done=jnp.zeros((batch_size,), bool),
+            cache=cache,
+        )
+
+    def stopped(self, state: BeamState) -> Array:
+        """Rows that take no more tokens: [B] bool."""
+        return state.done | (state.length >= self.steps)
+
+    def advance(self, step: StepFn, state: BeamState) -> BeamState:
+        """One more token in each row that is not stopped."""
+        shape, stopped = state.last.shape, self.stopped(state)
+        index = jnp.broadcast_to(state.length[:, None], shape).reshape(-1)
+        logits, cache = step(state.last.reshape(-1), state.cache, index)
+        logits = logits.reshape(*shape, -1)
+        candidates, parents, tokens = _extend(state.alive, logits, state.length, self.rule)
+        length = (state.length + 1)[:, None]
+        scores = self.score(candidates.log_probs, length)
+        if self.bonus is not None:
+            scores += _take(self.bonus(cache).reshape(shape), parents)
+        ends = tokens == self.eos_id  # [B,2K]
+        counts = ends & (jnp.arange(ends.shape[1]) < self.beam_size) & ~stopped[:, None]
+        scores = jnp.where(counts, scores, -jnp.inf)
+        finished = _add_finished(state.finished, candidates.tokens, scores, length)
+        log_probs = jnp.where(ends, -jnp.inf, candidates.log_probs)
+        log_probs, at = jax.lax.top_k(log_probs, self.beam_size)
+        alive = _Alive(_take(candidates.tokens, at), log_probs)
+        done = self._is_done(log_probs[:, :1], length, finished)
+
+        def stay(old: Array, new: Array) -> Array:
+            return jnp.where(stopped.reshape((-1,) + (1,) * (old.ndim - 1)), old, new)
+
+        return BeamState(
+            length=stay(state.length, length[:, 0]),
+            last=_take(tokens, at),
+            alive=jax.tree.map(stay, state.alive, alive),
+            finished=finished,
+            done=stay(state.done, done),
+            cache=self.reorder(cache, _take(parents, at)),
+        )
+
+    def _is_done(self, best: Array, length: Array, finished: _Hypotheses) -> Array:
+        """Whether a row is done: log-probability of its best alive one, length [B,1] -> [B] bool.
+
+        Log-probabilities only fall from here, so the best that an alive one can reach is its
+        present log-probability at the length that the rule likes best among those that are left.
+        This is exact for any rule, whether it favours long sequences or short ones.
+        """
+        worst, at_end = finished.scores[:, -1], length[:, 0] == self.max_length
+        if self.early_stopping == "never":
+            lengths = jnp.arange(1, self.max_length + 1)
+            left = jnp.where(lengths > length, self.score(best, lengths), -jnp.inf)
+            return at_end | (jnp.max(left, axis=1) <= worst)
+        done = at_end | (self.score(best, length)[:, 0] <= worst)
+        return done | (worst > -jnp.inf) if self.early_stopping == "full" else done
+
+    def result(self, state: BeamState) -> BeamResult:
+        """Finished hypotheses, then alive ones where there are fewer than K.
+
+        Alive ones come in only in rows that were cut: no row is done before K have finished,
+        unless nothing is alive.
+        """
+        finished, alive = state.finished, state.alive
+        cut_scores = self.score(alive.log_probs, jnp.maximum(state.length, 1)[:, None])
+        if self.bonus is not None:
+            cut_scores += self.bonus(state.cache).reshape(cut_scores.shape)
+        count = jnp.sum(finished.scores > -jnp.inf, axis=1, keepdims=True)  # [B,1]
+        slot = jnp.arange(self.beam_size)
+        at = jnp.where(slot < count, slot, self.beam_size + slot - count)  # [B,K] into [B,2K]
+        cut_lengths = jnp.broadcast_to(state.length[:, None], finished.lengths.shape)
+        scores = _take(jnp.concatenate([finished.scores, cut_scores], axis=1), at)
+        tokens = _take(jnp.concatenate([finished.tokens, alive.tokens], axis=1), at)
+        lengths = _take(jnp.concatenate([finished.lengths, cut_lengths], axis=1), at)
+        exists = scores > -jnp.inf
+        tokens = jnp.where(exists[:, :, None], tokens, self.pad_id)
+        return BeamResult(tokens, scores, jnp.where(exists, lengths, 0), state.done)
+
+    def run(self, step: StepFn, cache: Cache, batch_size: int) -> BeamResult:
+        """Searches until all rows are stopped."""
+
+        def goes_on(state: BeamState) -> Array:
+            return ~jnp.all(self.stopped(state))
+
+        start = self.start(cache, batch_size)
+        end = jax.lax.while_loop(goes_on, lambda state: self.advance(step, state), start)
+        return self.result(end)
 
 
 def beam_search(
@@ -141,135 +270,50 @@ def beam_search(
     Raises:
         ValueError: a size is less than 1, or a leaf of the cache does not have B*K rows.
     """
-    rows, steps = batch_size * beam_size, max_length if steps is None else steps
-    if beam_size < 1 or max_length < 1 or not 1 <= steps <= max_length:
-        raise ValueError(f"impossible sizes: {beam_size=}, {max_length=}, {steps=}")
-
-    # What does not fit is better said before the model sees it.
-    jax.eval_shape(reorder, cache, jnp.zeros((batch_size, beam_size), jnp.int32))
-
-    def goes_on(state: _State) -> Array:
-        return (state.position < steps) & ~jnp.all(state.done)
-
-    def advance(state: _State) -> _State:
-        logits, cache = step(state.last.reshape(rows), state.cache, state.position)
-        logits = logits.reshape(batch_size, beam_size, -1)
-        candidates, parents, tokens = _extend(state.alive, logits, state.position, rule)
-        length = state.position + 1
-        scores = score(candidates.log_probs, length)
-        if bonus is not None:
-            scores += _take(bonus(cache).reshape(batch_size, beam_size), parents)
-        ends = tokens == eos_id  # [B,2K]
-        counts = ends & (jnp.arange(2 * beam_size) < beam_size) & ~state.done[:, None]
-        finished = _add_finished(
-            state.finished, candidates.tokens, jnp.where(counts, scores, -jnp.inf), length
-        )
-        log_probs, at = jax.lax.top_k(jnp.where(ends, -jnp.inf, candidates.log_probs), beam_size)
-        done = _is_done(log_probs[:, :1], length, finished, score, early_stopping, max_length)
-        return _State(
-            position=length,
-            last=_take(tokens, at),
-            alive=_Alive(_take(candidates.tokens, at), log_probs),
-            finished=finished,
-            done=state.done | done,
-            cache=reorder(cache, _take(parents, at)),
-        )
-
-    start = _start(batch_size, beam_size, steps, bos_id, pad_id, cache)
-    end = jax.lax.while_loop(goes_on, advance, start)
-    cut_scores = score(end.alive.log_probs, jnp.int32(steps))
-    if bonus is not None:
-        cut_scores += bonus(end.cache).reshape(batch_size, beam_size)
-    return _result(end, cut_scores, pad_id)
-
-
-def _start(
-    batch_size: int, beam_size: int, max_length: int, bos_id: int, pad_id: int, cache: Cache
-) -> _State:
-    """One alive hypothesis in each row, of no tokens, and none finished."""
-    shape = (batch_size, beam_size)
-    nothing = jnp.full(shape, -jnp.inf, jnp.float32)
-    tokens = jnp.full((*shape, max_length), pad_id, jnp.int32)
-    return _State(
-        position=jnp.int32(0),
-        last=jnp.full(shape, bos_id, jnp.int32),
-        alive=_Alive(tokens, nothing.at[:, 0].set(0.0)),
-        finished=_Hypotheses(tokens, nothing, jnp.zeros(shape, jnp.int32)),
-        done=jnp.zeros((batch_size,), bool),
-        cache=cache,
+    search = BeamSearch(
+        beam_size=beam_size,
+        bos_id=bos_id,
+        eos_id=eos_id,
+        pad_id=pad_id,
+        max_length=max_length,
+        steps=max_length if steps is None else steps,
+        score=score,
+        early_stopping=early_stopping,
+        rule=rule,
+        bonus=bonus,
+        reorder=reorder,
     )
-
-
-def _is_done(
-    best: Array,
-    length: Array,
-    finished: _Hypotheses,
-    score: LengthScore,
-    early_stopping: EarlyStopping,
-    max_length: int,
-) -> Array:
-    """Whether a row is done: log-probability of its best alive one [B,1], of `length` -> [B] bool.
-
-    Log-probabilities only fall from here, so the best that an alive one can reach is its present
-    log-probability at the length that the rule likes best among those that are left. This is exact
-    for any rule, whether it favours long sequences or short ones.
-    """
-    worst = finished.scores[:, -1]
-    if early_stopping == "never":
-        lengths = jnp.arange(1, max_length + 1)
-        left = jnp.where(lengths > length, score(best, lengths), -jnp.inf)  # [B,max_length]
-        return (length == max_length) | (jnp.max(left, axis=1) <= worst)
-    done = (length == max_length) | (score(best, length)[:, 0] <= worst)
-    return done | (worst > -jnp.inf) if early_stopping == "full" else done
+    return search.run(step, cache, batch_size)
 
 
 def _extend(
-    alive: _Alive, logits: Array, index: Array, rule: TokenRule | None
+    alive: _Alive, logits: Array, length: Array, rule: TokenRule | None
 ) -> tuple[_Alive, Array, Array]:
     """The 2K best extensions by one token: logits [B,K,V] -> candidates, parents, tokens [B,2K]."""
     batch_size, beam_size, vocab_size = logits.shape
     # No beam has more than 2K of the best 2K: K small selections, then one among their winners,
     # cost less than one selection among K * V.
     count = min(2 * beam_size, vocab_size)
-    log_probs, ids = top_log_probs(logits, count, rule, index)  # [B,K,count]
+    log_probs, ids = top_log_probs(logits, count, rule, length)  # [B,K,count]
     log_probs = (alive.log_probs[:, :, None] + log_probs).reshape(batch_size, -1)
     log_probs, at = jax.lax.top_k(log_probs, 2 * beam_size)
     parents, tokens = at // count, _take(ids.reshape(batch_size, -1), at)
-    histories = _take(alive.tokens, parents).at[:, :, index].set(tokens)
+    here = jnp.arange(alive.tokens.shape[2]) == length[:, None, None]
+    histories = jnp.where(here, tokens[:, :, None], _take(alive.tokens, parents))
     return _Alive(histories, log_probs), parents, tokens
 
 
 def _add_finished(
     finished: _Hypotheses, tokens: Array, scores: Array, length: Array
 ) -> _Hypotheses:
-    """The best K of those finished before and of the candidates [B,2K] of `length`."""
+    """The best K of those finished before and of the candidates [B,2K], all of length [B,1]."""
     both = _Hypotheses(
         jnp.concatenate([finished.tokens, tokens], axis=1),
         jnp.concatenate([finished.scores, scores], axis=1),
-        jnp.concatenate([finished.lengths, jnp.full_like(scores, length, jnp.int32)], axis=1),
+        jnp.concatenate([finished.lengths, jnp.broadcast_to(length, scores.shape)], axis=1),
     )
     scores, at = jax.lax.top_k(both.scores, finished.scores.shape[1])
     return _Hypotheses(_take(both.tokens, at), scores, _take(both.lengths, at))
-
-
-def _result(state: _State, cut_scores: Array, pad_id: int) -> BeamResult:
-    """Finished hypotheses, then alive ones, with `cut_scores` [B,K], where there are fewer than K.
-
-    Alive ones come in only when the loop ran to the end: it does not stop early before K have
-    finished, unless nothing is alive.
-    """
-    finished, alive = state.finished, state.alive
-    _, beam_size, steps = alive.tokens.shape
-    count = jnp.sum(finished.scores > -jnp.inf, axis=1, keepdims=True)  # [B,1]
-    slot = jnp.arange(beam_size)
-    at = jnp.where(slot < count, slot, beam_size + slot - count)  # [B,K] into [B,2K]
-    cut_lengths = jnp.full_like(finished.lengths, steps)
-    scores = _take(jnp.concatenate([finished.scores, cut_scores], axis=1), at)
-    tokens = _take(jnp.concatenate([finished.tokens, alive.tokens], axis=1), at)
-    lengths = _take(jnp.concatenate([finished.lengths, cut_lengths], axis=1), at)
-    exists = scores > -jnp.inf
-    tokens = jnp.where(exists[:, :, None], tokens, pad_id)
-    return BeamResult(tokens, scores, jnp.where(exists, lengths, 0), state.done)
 
 
 def _take(values: Array, at: Array) -> Array:

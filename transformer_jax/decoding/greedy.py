@@ -1,9 +1,20 @@
 """Greedy search: the most likely next token, again and again."""
 
-from transformer_jax.decoding.one_path import PathResult, follow
+from transformer_jax.decoding.one_path import Choose, PathResult, PathSearch
 from transformer_jax.decoding.step import Cache, StepFn, top_log_probs
 from transformer_jax.decoding.token_rules import TokenRule
 from transformer_jax.typing import Array
+
+
+def greedy_choice(rule: TokenRule | None = None) -> Choose:
+    """Chooses the most likely token; of equal ones that with the smaller id."""
+
+    def choose(logits: Array, index: Array, time: Array) -> tuple[Array, Array]:
+        del time
+        log_probs, ids = top_log_probs(logits, 1, rule, index)
+        return log_probs[:, 0], ids[:, 0]
+
+    return choose
 
 
 def greedy_search(
@@ -17,7 +28,7 @@ def greedy_search(
     max_length: int,
     rule: TokenRule | None = None,
 ) -> PathResult:
-    """Follows the most likely token in each row until all rows have ended.
+    """Follows the most likely token in each row until all rows have ended, or T = `max_length`.
 
     Args:
         step: the step function, see `transformer_jax.decoding.step`.
@@ -34,18 +45,5 @@ def greedy_search(
     Raises:
         ValueError: `max_length` is less than 1.
     """
-
-    def choose(logits: Array, index: Array) -> tuple[Array, Array]:
-        log_probs, ids = top_log_probs(logits, 1, rule, index)
-        return log_probs[:, 0], ids[:, 0]
-
-    return follow(
-        step,
-        cache,
-        choose,
-        batch_size=batch_size,
-        bos_id=bos_id,
-        eos_id=eos_id,
-        pad_id=pad_id,
-        max_length=max_length,
-    )
+    search = PathSearch(greedy_choice(rule), bos_id, eos_id, pad_id, max_length)
+    return search.run(step, cache, batch_size)

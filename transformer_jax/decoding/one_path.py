@@ -1,5 +1,8 @@
-"""One token after the other in each row: the loop of greedy search and of sampling."""
+"""One token after the other in each row: the search of greedy decoding and of sampling."""
 
+from __future__ import annotations
+
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,8 +12,9 @@ import jax.numpy as jnp
 from transformer_jax.decoding.step import Cache, StepFn
 from transformer_jax.typing import Array
 
-# choose(logits [B,V], index []) -> log-probability and id of the next token, [B] each.
-Choose = Callable[[Array, Array], tuple[Array, Array]]
+# choose(logits [B,V], index [B], time []) -> log-probability and id of the next token, [B] each;
+# `index` counts the tokens that a row has, `time` the steps of the search.
+Choose = Callable[[Array, Array, Array], tuple[Array, Array]]
 
 
 class PathResult(NamedTuple):
@@ -25,58 +29,77 @@ class PathResult(NamedTuple):
     done: Array  # [B] bool: ended; else cut, and more steps would go on
 
 
-class _State(NamedTuple):
-    position: Array  # [] what is read next
-    last: Array  # [B] token that stands there
-    result: PathResult
+class PathState(NamedTuple):
+    """A search under way; its rows do not depend on each other."""
+
+    time: Array  # [] steps taken
+    last: Array  # [B] token that is read next
+    found: PathResult
     cache: Cache
 
 
-def follow(
-    step: StepFn,
-    cache: Cache,
-    choose: Choose,
-    *,
-    batch_size: int,
-    bos_id: int,
-    eos_id: int,
-    pad_id: int,
-    max_length: int,
-) -> PathResult:
-    """Appends what `choose` picks in each row until all rows have ended, or T = `max_length`.
+@dataclasses.dataclass(frozen=True)
+class PathSearch:
+    """Appends what `choose` picks in each row until the row has ended, or has T = `steps` tokens.
 
     Raises:
-        ValueError: `max_length` is less than 1.
+        ValueError: `steps` is less than 1.
     """
-    if max_length < 1:
-        raise ValueError(f"max_length must be at least 1, got {max_length}")
 
-    def goes_on(state: _State) -> Array:
-        return (state.position < max_length) & ~jnp.all(state.result.done)
+    choose: Choose
+    bos_id: int
+    eos_id: int
+    pad_id: int
+    steps: int
 
-    def advance(state: _State) -> _State:
-        logits, cache = step(state.last, state.cache, state.position)
-        log_probs, ids = choose(logits, state.position)
-        done = state.result.done
-        token = jnp.where(done, pad_id, ids)
-        result = PathResult(
-            tokens=state.result.tokens.at[:, state.position].set(token),
-            scores=state.result.scores + jnp.where(done, 0.0, log_probs),
-            lengths=state.result.lengths + ~done,
-            # Once ended, always ended: what follows is padding, which need not be the end symbol.
-            done=done | (token == eos_id),
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"max_length must be at least 1, got {self.steps}")
+
+    def start(self, cache: Cache, batch_size: int) -> PathState:
+        """No row has a token yet."""
+        return PathState(
+            time=jnp.int32(0),
+            last=jnp.full((batch_size,), self.bos_id, jnp.int32),
+            found=PathResult(
+                tokens=jnp.full((batch_size, self.steps), self.pad_id, jnp.int32),
+                scores=jnp.zeros((batch_size,), jnp.float32),
+                lengths=jnp.zeros((batch_size,), jnp.int32),
+                done=jnp.zeros((batch_size,), bool),
+            ),
+            cache=cache,
         )
-        return _State(state.position + 1, token, result, cache)
 
-    start = _State(
-        position=jnp.int32(0),
-        last=jnp.full((batch_size,), bos_id, jnp.int32),
-        result=PathResult(
-            tokens=jnp.full((batch_size, max_length), pad_id, jnp.int32),
-            scores=jnp.zeros((batch_size,), jnp.float32),
-            lengths=jnp.zeros((batch_size,), jnp.int32),
-            done=jnp.zeros((batch_size,), bool),
-        ),
-        cache=cache,
-    )
-    return jax.lax.while_loop(goes_on, advance, start).result
+    def stopped(self, state: PathState) -> Array:
+        """Rows that take no more tokens: [B] bool."""
+        return state.found.done | (state.found.lengths >= self.steps)
+
+    def advance(self, step: StepFn, state: PathState) -> PathState:
+        """One more token in each row that is not stopped; the others read padding."""
+        found, stopped = state.found, self.stopped(state)
+        logits, cache = step(state.last, state.cache, found.lengths)
+        log_probs, ids = self.choose(logits, found.lengths, state.time)
+        token = jnp.where(stopped, self.pad_id, ids)
+        here = ~stopped[:, None] & (jnp.arange(self.steps) == found.lengths[:, None])
+        now = PathResult(
+            tokens=jnp.where(here, token[:, None], found.tokens),
+            scores=found.scores + jnp.where(stopped, 0.0, log_probs),
+            lengths=found.lengths + ~stopped,
+            # Once ended, always ended: what follows is padding, which need not be the end symbol.
+            done=found.done | (~stopped & (token == self.eos_id)),
+        )
+        return PathState(state.time + 1, token, now, cache)
+
+    def result(self, state: PathState) -> PathResult:
+        """What each row has."""
+        return state.found
+
+    def run(self, step: StepFn, cache: Cache, batch_size: int) -> PathResult:
+        """Searches until all rows are stopped."""
+
+        def goes_on(state: PathState) -> Array:
+            return ~jnp.all(self.stopped(state))
+
+        start = self.start(cache, batch_size)
+        end = jax.lax.while_loop(goes_on, lambda state: self.advance(step, state), start)
+        return self.result(end)

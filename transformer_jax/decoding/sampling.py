@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from transformer_jax.decoding.one_path import PathResult, follow
+from transformer_jax.decoding.one_path import Choose, PathResult, PathSearch
 from transformer_jax.decoding.step import Cache, StepFn, top_log_probs
 from transformer_jax.decoding.token_rules import TokenRule
 from transformer_jax.typing import Array
@@ -35,6 +35,20 @@ class Sampling:
             raise ValueError(f"top_p={self.top_p} must be above 0 and at most 1.")
 
 
+def sampled_choice(key: Array, sampling: Sampling, rule: TokenRule | None = None) -> Choose:
+    """Draws a token; its log-probability is the model's, whatever was drawn from."""
+
+    def choose(logits: Array, index: Array, time: Array) -> tuple[Array, Array]:
+        count = min(sampling.top_k or logits.shape[-1], logits.shape[-1])
+        log_probs, ids = top_log_probs(logits, count, rule, index)  # [B,count], falling
+        drawn = jax.random.categorical(
+            jax.random.fold_in(key, time), likely(log_probs / sampling.temperature, sampling.top_p)
+        )[:, None]
+        return _pick(log_probs, drawn), _pick(ids, drawn)
+
+    return choose
+
+
 def sample(
     step: StepFn,
     cache: Cache,
@@ -58,25 +72,8 @@ def sample(
     Raises:
         ValueError: `max_length` is less than 1.
     """
-
-    def choose(logits: Array, index: Array) -> tuple[Array, Array]:
-        count = min(sampling.top_k or logits.shape[-1], logits.shape[-1])
-        log_probs, ids = top_log_probs(logits, count, rule, index)  # [B,count], falling
-        drawn = jax.random.categorical(
-            jax.random.fold_in(key, index), likely(log_probs / sampling.temperature, sampling.top_p)
-        )[:, None]
-        return _pick(log_probs, drawn), _pick(ids, drawn)
-
-    return follow(
-        step,
-        cache,
-        choose,
-        batch_size=batch_size,
-        bos_id=bos_id,
-        eos_id=eos_id,
-        pad_id=pad_id,
-        max_length=max_length,
-    )
+    search = PathSearch(sampled_choice(key, sampling, rule), bos_id, eos_id, pad_id, max_length)
+    return search.run(step, cache, batch_size)
 
 
 def likely(logits: Array, top_p: float) -> Array:

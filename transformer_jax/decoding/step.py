@@ -3,11 +3,12 @@
 A search knows no model. It knows a pure function that reads one token in each row and answers
 with the logits of the token after it:
 
-    step(tokens [B] int32, cache, index [] int32) -> (logits [B,V], cache)
+    step(tokens [B] int32, cache, index [B] int32) -> (logits [B,V], cache)
 
-`index` is the position that `tokens` stand at: the start symbol is read at position 0, and what is
-generated first is read at position 1. A search for `max_length` tokens reads positions 0 to
-`max_length - 1`, so a key/value cache needs room for `max_length` positions.
+`index` is the position that each row's token stands at: the start symbol is read at position 0, and
+what is generated first is read at position 1. Rows that start together have equal positions, and
+do until they stop. A search for `max_length` tokens reads positions 0 to `max_length - 1`, so a
+key/value cache needs room for `max_length` positions.
 
 The cache is any tree of arrays that changes from step to step and belongs to the rows. What stays
 the same (parameters, the keys and values of the source, its mask) belongs into the closure.
@@ -36,7 +37,8 @@ def top_log_probs(
 
     Log-probabilities are float32, whatever the logits are. An id with a logit of -inf gets -inf,
     never NaN, even where all of them are impossible. Equal ones come in the order of their ids.
-    `rule` is applied to the log-probabilities of the token that is generated after `index` others.
+    `rule` is applied to the log-probabilities of the token that is generated after `index` others,
+    an int for all or one for each row.
     """
     logits = logits.astype(jnp.float32)
     log_norm = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
@@ -45,7 +47,9 @@ def top_log_probs(
         best, ids = top_k(logits, count)
         return jnp.where(best == -jnp.inf, -jnp.inf, best - log_norm), ids
     log_probs = jnp.where(logits == -jnp.inf, -jnp.inf, logits - log_norm)
-    return top_k(rule(log_probs, jnp.asarray(index)), count)
+    index = jnp.asarray(index)
+    index = index.reshape(index.shape + (1,) * (logits.ndim - index.ndim))
+    return top_k(rule(log_probs, index), count)
 
 
 def top_k(values: Array, count: int) -> tuple[Array, Array]:

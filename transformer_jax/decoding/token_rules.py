@@ -12,8 +12,8 @@ import numpy as np
 
 from transformer_jax.typing import Array
 
-# rule(log_probs [...,V] float32, index [] int32) -> [...,V]; `index` counts the tokens that were
-# generated before, so it is 0 for the first one.
+# rule(log_probs [...,V] float32, index int32) -> [...,V]; `index`, which broadcasts with log_probs,
+# counts the tokens that were generated before, so it is 0 for the first one.
 TokenRule = Callable[[Array, Array], Array]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import operator
 import os
 import warnings
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ import safetensors.numpy
 
 from transformer_jax.data.marian_tokenizer import MarianTokenizer, save_as_marian
 from transformer_jax.data.tokenizers import SentencePieceTokenizer, Tokenizer
+from transformer_jax.decoding.beam import EarlyStopping
 from transformer_jax.decoding.search_config import SearchConfig
 from transformer_jax.errors import UserError
 from transformer_jax.files import write_whole
@@ -77,17 +79,21 @@ def load_pretrained(folder: str | os.PathLike[str]) -> Pretrained:
     path, tensors = _read_weights(folder)
     params = marian.params_from(tensors, _shapes(model), config, str(path))
     generation = folder / "generation_config.json"
-    own = _read_json(generation) if generation.exists() else {}
-    start = own.get("decoder_start_token_id", settings.get("decoder_start_token_id"))
+    # Where it is, `transformers` takes what is in config.json of a search for nothing.
+    said = _read_json(generation) if generation.exists() else settings
+    said = {key: value for key, value in said.items() if value is not None}
+    start = said.get("decoder_start_token_id", settings.get("decoder_start_token_id"))
     tokenizer = MarianTokenizer(folder, bos_id=start)
-    _check_tokens(tokenizer, config, settings, folder)
-    return Pretrained(
-        config, model, jax.tree.map(jnp.asarray, params), tokenizer, _search(settings | own, where)
-    )
+    _check_tokens(tokenizer, config, (settings, said), folder)
+    search = _search(said, config.vocab_size, str(generation if generation.exists() else where))
+    return Pretrained(config, model, jax.tree.map(jnp.asarray, params), tokenizer, search)
 
 
 def save_pretrained(folder: str | os.PathLike[str], pretrained: Pretrained) -> None:
     """Writes a folder that `transformers` loads as a MarianMTModel and a MarianTokenizer.
+
+    Of the search, GNMT's scoring rule, sampling and a coverage penalty are left out; the latter two
+    with a warning.
 
     Raises:
       UserError: the model is not what Marian is (what differs is named), or the folder cannot be
@@ -95,6 +101,8 @@ def save_pretrained(folder: str | os.PathLike[str], pretrained: Pretrained) -> N
     """
     folder, config, tokenizer = Path(folder), pretrained.config, pretrained.tokenizer
     settings = marian.settings_of(config)
+    if not isinstance(tokenizer, MarianTokenizer | SentencePieceTokenizer):
+        raise UserError(f"A {type(tokenizer).__name__} cannot be written to a Marian folder.")
     tokens = {
         "pad_token_id": tokenizer.pad_id,
         "eos_token_id": tokenizer.eos_id,
@@ -102,6 +110,8 @@ def save_pretrained(folder: str | os.PathLike[str], pretrained: Pretrained) -> N
         "decoder_start_token_id": tokenizer.bos_id,
     }
     search = pretrained.search
+    if lost := [key for key in ("sampling", "coverage_penalty") if getattr(search, key)]:
+        warnings.warn(f"{folder}: written without {' and '.join(lost)}.", stacklevel=2)
     max_length = (search.max_length or marian.MAX_LENGTH - 1) + 1
     positions = {"max_position_embeddings": max(marian.MAX_LENGTH, max_length)}
     forced = {"forced_eos_token_id": tokenizer.eos_id if search.force_end else None}
@@ -113,10 +123,8 @@ def save_pretrained(folder: str | os.PathLike[str], pretrained: Pretrained) -> N
         raise UserError(f"{folder} cannot be made: {error.strerror}.") from error
     if isinstance(tokenizer, MarianTokenizer):
         tokenizer.save(folder)
-    elif isinstance(tokenizer, SentencePieceTokenizer):
-        save_as_marian(tokenizer, folder)
     else:
-        raise UserError(f"A {type(tokenizer).__name__} cannot be written to a Marian folder.")
+        save_as_marian(tokenizer, folder)
     write_whole(folder / "generation_config.json", _json(generation))
     write_whole(folder / WEIGHTS[0], safetensors.numpy.save(tensors, {"format": "pt"}))
     write_whole(folder / "config.json", _json(settings | tokens | forced | positions))
@@ -134,7 +142,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} cannot be read: {error.strerror}. A Hugging Face folder has a config.json."
         ) from error
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {error}.") from error
     if not isinstance(data, dict):
         raise UserError(f"{path} holds no JSON object.")
@@ -150,14 +158,18 @@ def _read_weights(folder: Path) -> tuple[Path, dict[str, np.ndarray]]:
         return path, read_torch_file(path)
     try:
         return path, safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is damaged: {error}.") from error
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
+        # AttributeError: a dtype that numpy does not have
+        raise UserError(f"{path} is damaged, or of an unknown dtype: {error}.") from error
 
 
 def _check_tokens(
-    tokenizer: MarianTokenizer, config: TransformerConfig, settings: Mapping[str, Any], folder: Path
+    tokenizer: MarianTokenizer,
+    config: TransformerConfig,
+    files: tuple[Mapping[str, Any], ...],
+    folder: Path,
 ) -> None:
-    """The tokenizer and config.json are of one model."""
+    """The tokenizer and the settings in config.json and generation_config.json are of one model."""
     for name, count, size in (
         ("source", tokenizer.source_vocab_size, config.source_vocab_size or config.vocab_size),
         ("target", tokenizer.vocab_size, config.vocab_size),
@@ -167,58 +179,71 @@ def _check_tokens(
                 f"{folder}: the {name} vocabulary has ids up to {count - 1}, the model only {size} "
                 f"embeddings. The tokenizer is of another model."
             )
-    for key in ("pad", "eos"):
-        there, here = settings.get(f"{key}_token_id"), getattr(tokenizer, f"{key}_id")
-        if there not in (None, here):
-            raise UserError(
-                f"{folder}: {key}_token_id is {there} in config.json, {here} in the vocabulary."
-            )
-    if not 0 <= tokenizer.bos_id < config.vocab_size:
+    ids = dict(pad=tokenizer.pad_id, eos=tokenizer.eos_id, forced_eos=tokenizer.eos_id)
+    for key, here in ids.items():
+        for there in (settings.get(f"{key}_token_id") for settings in files):
+            if there not in (None, here):
+                raise UserError(
+                    f"{folder}: {key}_token_id is {there} in its settings, {here} in the "
+                    f"vocabulary."
+                )
+    if not _is_token(tokenizer.bos_id, config.vocab_size):
         raise UserError(f"{folder}: decoder_start_token_id {tokenizer.bos_id} is no token.")
 
 
-# Settings of `transformers` that change what is generated and that we do not have, with the values
-# that mean "off".
-_OFF: Mapping[str, tuple[Any, ...]] = {
-    "no_repeat_ngram_size": (0, None),
-    "encoder_no_repeat_ngram_size": (0, None),
-    "repetition_penalty": (1.0, None),
-    "encoder_repetition_penalty": (1.0, None),
-    "min_length": (0, None),
-    "min_new_tokens": (0, None),
-    "num_beam_groups": (1, None),
-    "diversity_penalty": (0.0, None),
-    "do_sample": (False, None),
-    "forced_bos_token_id": (None,),
-    "suppress_tokens": (None, []),
-    "begin_suppress_tokens": (None, []),
-    "force_words_ids": (None, []),
-    "sequence_bias": (None, {}),
+def _is_token(token: Any, vocab_size: int) -> bool:
+    return type(token) is int and 0 <= token < vocab_size
+
+
+# Settings of `transformers` that change what is generated and that we do not have, with the value
+# that means "off", as leaving them out does.
+_OFF: Mapping[str, Any] = {
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "min_length": 0,
+    "min_new_tokens": 0,
+    "num_beam_groups": 1,
+    "diversity_penalty": 0.0,
+    "do_sample": False,
+    "renormalize_logits": False,
+    "exponential_decay_length_penalty": None,
+    "forced_bos_token_id": None,
+    "suppress_tokens": [],
+    "begin_suppress_tokens": [],
+    "force_words_ids": [],
+    "sequence_bias": {},
 }
-_STOPPING = {False: "heuristic", True: "full", "never": "never"}
+_STOPPING: Mapping[Any, EarlyStopping] = {False: "heuristic", True: "full", "never": "never"}
 
 
-def _search(settings: Mapping[str, Any], where: str) -> SearchConfig:
+def _search(said: Mapping[str, Any], vocab_size: int, where: str) -> SearchConfig:
     """The search that `transformers` would do; what is not to be had here is warned of."""
-    odd = [k for k, off in _OFF.items() if k in settings and settings[k] not in off]
-    words = settings.get("bad_words_ids") or []
-    if any(len(word) > 1 for word in words):
-        odd.append("bad_words_ids of more than one token")
-    if odd:
-        warnings.warn(f"{where}: translating without {', '.join(odd)}.", stacklevel=3)
-    new_tokens = settings.get("max_new_tokens")
+    odd = [key for key, off in _OFF.items() if said.get(key, off) != off]
     try:
-        return SearchConfig(
-            beam_size=settings.get("num_beams") or 1,
+        words = said.get("bad_words_ids", [])
+        if any(len(word) > 1 for word in words):
+            odd.append("bad_words_ids of more than one token")
+        suppressed = tuple(word[0] for word in words if len(word) == 1)
+        if no_tokens := [token for token in suppressed if not _is_token(token, vocab_size)]:
+            raise ValueError(f"bad_words_ids has {no_tokens[0]!r}, which is no token")
+        new_tokens = said.get("max_new_tokens")
+        search = SearchConfig(
+            beam_size=operator.index(said.get("num_beams", 1)),
             length_rule="plain",
-            length_penalty=float(settings.get("length_penalty", 1.0)),
-            early_stopping=_STOPPING[settings.get("early_stopping") or False],  # type: ignore[arg-type]
-            max_length=new_tokens or settings.get("max_length", marian.MAX_LENGTH) - 1,
-            suppressed=tuple(word[0] for word in words if len(word) == 1),
-            force_end=settings.get("forced_eos_token_id") is not None,
+            length_penalty=float(said.get("length_penalty", 1.0)),
+            early_stopping=_STOPPING[said.get("early_stopping", False)],
+            max_length=operator.index(new_tokens or said.get("max_length", marian.MAX_LENGTH) - 1),
+            suppressed=suppressed,
+            force_end="forced_eos_token_id" in said,
         )
     except (TypeError, ValueError, KeyError) as error:
-        raise UserError(f"{where}: its generation settings cannot be: {error}.") from error
+        text = str(error).rstrip(".")
+        raise UserError(f"{where}: its generation settings cannot be: {text}.") from error
+    if odd:
+        warnings.warn(f"{where}: translating without {', '.join(odd)}.", stacklevel=3)
+    return search
 
 
 def _generation(search: SearchConfig, max_length: int) -> dict[str, Any]:

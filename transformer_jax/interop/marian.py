@@ -92,6 +92,8 @@ def config_from(settings: Mapping[str, Any], where: str) -> TransformerConfig:
       UserError: a setting that this model does not have, or sizes that cannot be.
     """
     s = _DEFAULTS | dict(settings)
+    if odd := [f"{k}={s[k]!r:.40}" for k, like in _DEFAULTS.items() if not _fits(s[k], like)]:
+        raise UserError(f"{where}: {', '.join(odd)} cannot be.")
     activation = s["activation_function"]
     if activation not in _ACTIVATIONS:
         known = ", ".join(_ACTIVATIONS)
@@ -127,6 +129,12 @@ def config_from(settings: Mapping[str, Any], where: str) -> TransformerConfig:
         )
     except (TypeError, ValueError) as error:
         raise UserError(f"{where}: {error}") from error
+
+
+def _fits(value: Any, like: Any) -> bool:
+    """Whether a setting is of the kind of its default; a number may be a whole one."""
+    kinds = {type(like)} | ({int} if like is None or type(like) is float else set())
+    return type(value) in kinds and not (type(value) is int and value >= 2**31)
 
 
 def settings_of(config: TransformerConfig) -> dict[str, Any]:

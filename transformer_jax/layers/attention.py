@@ -225,12 +225,18 @@ class MultiHeadAttention(nn.Module):
     def decode(
         self, x_q: Array, cache: KeyValues, index: Array, *, mask: Mask | None = None
     ) -> tuple[Array, KeyValues]:
-        """Causal self-attention over a cache: x_q [B,T,D] stands at places index..index+T-1.
+        """Self-attention over a cache: x_q [B,T,D] is written at places index..index+T-1.
 
-        Writes their keys and values into the cache, and attends to places up to their
-        own. Returns the output [B,T,D] and the new cache. index+T beyond S is the caller's error.
+        Returns the output [B,T,D] and the new cache. index+T beyond S is the caller's error.
+
+        Args:
+          x_q: the queries' input, whose keys and values are written.
+          cache: S places.
+          index: int [].
+          mask: which places each query sees; None: those up to its own.
         """
         cache = cache.write(self.keys_values(x_q), index)
-        places = (index + jnp.arange(x_q.shape[1]))[None]
-        mask = Mask.causal(query_positions=places) & mask
+        if mask is None:
+            places = (index + jnp.arange(x_q.shape[1]))[None]
+            mask = Mask.causal(query_positions=places)
         return self(x_q, cache, mask=mask), cache

@@ -164,7 +164,7 @@ class DecoderLayer(LayerSizes):
     ) -> tuple[Array, KeyValues]:
         """Incremental: x [B,T,D] at places index..index+T-1 -> [B,T,D] and the new cache.
 
-        `mask` hides places of the cache; the causal mask is always there.
+        `mask` says which places of the cache each query sees; None: those up to its own.
         """
 
         def attend(y: Array) -> Array:

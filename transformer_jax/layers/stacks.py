@@ -156,7 +156,7 @@ class Decoder(_Stack):
     ) -> tuple[Array, tuple[KeyValues, ...]]:
         """Incremental: x [B,T,D] at places index..index+T-1 -> [B,T,D] and the new cache.
 
-        `mask` hides places of the cache; the causal mask is always there.
+        `mask` says which places of the cache each query sees; None: those up to its own.
         """
         written = []
         for i, (one_memory, one_cache) in enumerate(zip(memory, cache, strict=True)):

@@ -241,18 +241,20 @@ class Transformer(nn.Module):
         cache: tuple[KeyValues, ...],
         index: Array,
         *,
+        positions: Array | None = None,
         mask: Mask | None = None,
         source_valid: Array | None = None,
     ) -> tuple[Array, tuple[KeyValues, ...]]:
         """One step of decoding for each row, of one hypothesis or of several.
 
         Args:
-          tokens: int [B], the tokens at position `index`, at 0 the start token; or [B,K] for K
-            hypotheses of each source, which then share a cache of K places for each position.
+          tokens: int [B], the next token of each row, at first the start token; or [B,K] for K
+            hypotheses of each source, which share a cache.
           memory: from `memory`.
           cache: from `empty_cache`, then what the step before returned.
-          index: int [], 0 in the first step.
-          mask: which places of the cache each hypothesis sees, for K of them; see
+          index: int [], the place in the cache that is written first; 0 in the first step.
+          positions: int, of the tokens' shape; None: all stand at `index`.
+          mask: which places of the cache each hypothesis sees; None: those up to its own. See
             `transformer_jax.decoding.beam_cache`.
           source_valid: bool or int [B,S], non-zero where the source is real.
 
@@ -260,13 +262,11 @@ class Transformer(nn.Module):
           Logits of the next token, float32 [B,V] or [B,K,V], and the new cache.
         """
         several = tokens.reshape(tokens.shape[0], -1)
-        positions = jnp.broadcast_to(index, several.shape)
-        x = self._embed(self.token_embedding, several, positions, True)
-        place = index * several.shape[1]
+        positions = jnp.broadcast_to(index if positions is None else positions, tokens.shape)
+        x = self._embed(self.token_embedding, several, positions.reshape(several.shape), True)
         cross_mask = None if source_valid is None else Mask.padding(source_valid)
-        x, cache = self.decoder.decode(x, memory, cache, place, mask=mask, cross_mask=cross_mask)
-        logits = self._logits(x)
-        return logits.reshape(*tokens.shape, -1), cache
+        x, cache = self.decoder.decode(x, memory, cache, index, mask=mask, cross_mask=cross_mask)
+        return self._logits(x).reshape(*tokens.shape, -1), cache
 
     def _embed(
         self, table: TokenEmbedding, tokens: Array, positions: Array | None, deterministic: bool

@@ -107,3 +107,9 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:
     """Makes global arrays of this host's rows of a batch."""
     layout = batch_sharding(mesh)
     return {k: jax.make_array_from_process_local_data(layout, v) for k, v in batch.items()}
+
+
+def put_rows(tree: Any, mesh: Mesh) -> Any:
+    """Splits every leaf's first axis over the slices of the batch; scalars are copied."""
+    split, copied = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
+    return jax.device_put(tree, jax.tree.map(lambda leaf: split if leaf.ndim else copied, tree))

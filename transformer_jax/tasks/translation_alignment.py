@@ -41,15 +41,26 @@ def teacher_forced(
 
 
 def cross_attention(intermediates: Any) -> Array:
-    """Attention to the source, the mean of all layers and heads: -> [B,T,S]."""
-    (weights,) = intermediates["decoder"]["layer"]["cross_attention"]["attention_weights"]
-    return jnp.mean(weights, axis=(0, 2))  # [L,B,N,T,S]
+    """Attention to the source, the mean of all layers and heads: -> [B,T,S].
+
+    A pass over a whole translation sows one array [L,B,N,T,S], a step of decoding [B,N,T,S] for
+    each layer.
+    """
+    sown = intermediates["decoder"]["layer"]["cross_attention"]["attention_weights"]
+    weights = jnp.concatenate([x.reshape(-1, *x.shape[-4:]) for x in sown])  # [L,B,N,T,S]
+    return jnp.mean(weights, axis=(0, 2))
 
 
 def word_of_pieces(pieces: Sequence[str]) -> np.ndarray:
-    """The number of the word that each SentencePiece belongs to; words are what spaces part."""
-    starts = [i > 0 and piece.startswith("▁") for i, piece in enumerate(pieces)]
-    return np.cumsum(starts, dtype=int)
+    """The number of the word that each SentencePiece belongs to; words are what spaces part.
+
+    A space without letters belongs to the word before, or to the first.
+    """
+    text, words = "", []
+    for piece in pieces:
+        text += piece.replace("▁", " ")
+        words.append(max(0, len(text.split()) - 1))
+    return np.array(words, int)
 
 
 def align_words(

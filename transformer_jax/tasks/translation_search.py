@@ -1,31 +1,32 @@
-"""Translating sentences of any lengths: sorted into batches, one compiled search for each shape."""
+"""Translating sentences of any lengths: which sentence is searched for when, and in which row."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+import collections
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from transformer_jax.data.tokenizers import Tokenizer
-from transformer_jax.decoding.beam import beam_search
-from transformer_jax.decoding.beam_cache import BeamCache
-from transformer_jax.decoding.coverage import coverage_penalty
-from transformer_jax.decoding.greedy import greedy_search
-from transformer_jax.decoding.sampling import sample
 from transformer_jax.decoding.search_config import SearchConfig
 from transformer_jax.models.transformer import Transformer
 from transformer_jax.parallel.mesh import MeshConfig, batch_shards, make_mesh
-from transformer_jax.parallel.sharding import TRANSFORMER_RULES, put_batch, shardings
-from transformer_jax.tasks.translation_alignment import align_words, cross_attention, make_aligner
-from transformer_jax.typing import Array, Params
+from transformer_jax.parallel.sharding import (
+    TRANSFORMER_RULES,
+    put_batch,
+    put_rows,
+    shardings,
+)
+from transformer_jax.tasks.translation_alignment import align_words, make_aligner
+from transformer_jax.tasks.translation_engine import Engine, Found
+from transformer_jax.typing import Params
 
-BATCH_SENTENCES = 64
-LENGTH_STEP = 16  # lengths are padded to multiples of it, so that few shapes are compiled
+BATCH_HYPOTHESES = 256  # under way at once, unless one says otherwise; enough to keep a CPU busy
+SHORTEST, FEW = 16, 8  # tokens of a source, and rows, of which fewer would save little time
 EXTRA_LENGTH = 50  # a translation may be this much longer than its source (section 6.1)
 
 
@@ -37,17 +38,8 @@ class Hypothesis(NamedTuple):
     ids: tuple[int, ...]
 
 
-class Found(NamedTuple):
-    """What a search found, best first: K hypotheses of at most T tokens for each row."""
-
-    tokens: Array  # [B,K,T] int32
-    scores: Array  # [B,K] float32, -inf where there is no hypothesis
-    lengths: Array  # [B,K] int32
-    done: Array  # [B] bool: more steps would find nothing else
-
-
 class Translator:
-    """Translates with one compiled search for each padded length.
+    """Translates sentences of any lengths.
 
     Args:
       model: the Transformer.
@@ -55,6 +47,7 @@ class Translator:
       tokenizer: for both languages.
       search: what to search for.
       mesh: sentences are split over its slices of the batch; None: over all devices.
+      batch_size: sentences that are searched at once; more are faster on an accelerator.
       seed: of sampling.
     """
 
@@ -66,6 +59,7 @@ class Translator:
         *,
         search: SearchConfig,
         mesh: Mesh | None = None,
+        batch_size: int | None = None,
         seed: int = 0,
     ) -> None:
         if mesh is None:
@@ -74,7 +68,9 @@ class Translator:
         self.tokenizer = tokenizer
         self.config = search
         self._params, self._mesh = params, mesh
-        self._search = make_search(model, tokenizer, search)
+        self._batch_size = batch_size or max(1, BATCH_HYPOTHESES // search.beam_size)
+        self._model = model
+        self._engines: dict[tuple[int, int], Engine] = {}
         self._attention = make_aligner(model, tokenizer.pad_id)
         self._key = jax.random.key(seed)
 
@@ -87,33 +83,88 @@ class Translator:
         return [[*ids, self.tokenizer.eos_id] for ids in self.tokenizer.encode(sentences)]
 
     def __call__(self, sources: Sequence[Sequence[int]]) -> list[list[Hypothesis]]:
-        """For each source up to K hypotheses, best first; in the order of the sources."""
+        """For each source up to K hypotheses, best first; in the order of the sources.
+
+        What is found for one source depends on no other, unless it is sampled.
+        """
         found: list[list[Hypothesis]] = [[] for _ in sources]
-        waiting = sorted(range(len(sources)), key=lambda i: len(sources[i]))
+        waiting: Sequence[int] = range(len(sources))
         attempt = 0
         while waiting:  # few sentences need a second attempt, with room for longer translations
             unfinished = []
-            for first in range(0, len(waiting), BATCH_SENTENCES):
-                chosen = waiting[first : first + BATCH_SENTENCES]
-                result, is_last = self._run([sources[i] for i in chosen], attempt)
-                for row, i in enumerate(chosen):
-                    if result.done[row] or is_last:
-                        found[i] = self._hypotheses(result, row)
-                    else:
+            for length, chosen in self._by_length([len(sources[i]) for i in waiting]):
+                indices = [waiting[i] for i in chosen]
+                for i, hypotheses in self._translate(sources, indices, length, attempt):
+                    if hypotheses is None:
                         unfinished.append(i)
+                    else:
+                        found[i] = hypotheses
             waiting, attempt = unfinished, attempt + 1
         return found
+
+    def _translate(
+        self, sources: Sequence[Sequence[int]], indices: Sequence[int], length: int, attempt: int
+    ) -> Iterator[tuple[int, list[Hypothesis] | None]]:
+        """Index and hypotheses, or None if there was too little room, as they are found."""
+        max_length = self.config.max_length or length + EXTRA_LENGTH
+        room = (length + length // 4 + 8) * 4**attempt  # enough for most
+        engine = self._engine(max_length, min(max_length, room))
+        rows = self._rows(min(self._batch_size, len(indices)))
+        if rows > max(FEW, len(indices)):
+            rows //= 2  # a row that gets a second sentence is better than one without any
+        group = self._rows(-(-rows // 4))  # rows that get new sentences at once
+        queue = collections.deque(sorted(indices, key=lambda i: -len(sources[i])))
+        taken: dict[int, int] = {}  # row -> index of its source
+        with jax.set_mesh(self._mesh):
+            state = put_rows(engine.empty(rows, length), self._mesh)
+            while queue or taken:
+                free = [row for row in range(rows) if row not in taken]
+                while queue and free:
+                    count = min(group, len(queue), len(free))
+                    given = [(free.pop(), queue.popleft()) for _ in range(count)]
+                    taken |= dict(given)
+                    padded = self._padded([sources[i] for _, i in given], group, length)
+                    slots = np.full(group, rows, np.int32)
+                    slots[: len(given)] = [row for row, _ in given]
+                    batch = put_batch({"source": padded}, self._mesh)
+                    state = engine.refill(self._params, state, batch["source"], slots)
+                while not queue and rows > FEW and self._rows(len(taken)) <= rows // 4:
+                    rows //= 4  # the last ones are left
+                    kept = sorted(taken)
+                    spare = [row for row in range(4 * rows) if row not in taken]
+                    state = engine.keep(state, np.array((kept + spare)[:rows], np.int32))
+                    taken = {row: taken[old] for row, old in enumerate(kept)}
+                enough = rows - len(taken) + (min(group, len(taken)) if queue else len(taken))
+                self._key, key = jax.random.split(self._key)
+                state, found = engine.run(self._params, state, np.int32(enough), key)
+                found = jax.device_get(found)
+                for row in [row for row in taken if found.stopped[row]]:
+                    is_last = found.done[row] or engine.steps == max_length
+                    yield taken.pop(row), self._hypotheses(found, row) if is_last else None
+
+    def _engine(self, max_length: int, steps: int) -> Engine:
+        if (max_length, steps) not in self._engines:
+            parts = self._model, self.tokenizer, self.config
+            self._engines[max_length, steps] = Engine(*parts, max_length, steps)
+        return self._engines[max_length, steps]
 
     def align(
         self, sources: Sequence[Sequence[int]], hypotheses: Sequence[Hypothesis]
     ) -> list[list[tuple[int, int]]]:
         """For each translation of a source the pairs (source word, target word), from 0."""
         found: list[list[tuple[int, int]]] = [[] for _ in sources]
-        by_length = sorted(range(len(sources)), key=lambda i: len(sources[i]))
-        for first in range(0, len(by_length), BATCH_SENTENCES):
-            chosen = by_length[first : first + BATCH_SENTENCES]
+        batches = (
+            (length, chosen[first : first + self._batch_size])
+            for length, chosen in self._by_length([len(source) for source in sources])
+            for first in range(0, len(chosen), self._batch_size)
+        )
+        for length, chosen in batches:
             read = [(self.tokenizer.bos_id, *hypotheses[i].ids[:-1]) for i in chosen]
-            padded = self._padded([sources[i] for i in chosen]), self._padded(read)
+            rows = self._rows(len(chosen))
+            padded = (
+                self._padded([sources[i] for i in chosen], rows, length),
+                self._padded(read, rows, _rounded(max(map(len, read)))),
+            )
             with jax.set_mesh(self._mesh):
                 batch = put_batch(dict(zip(("source", "target"), padded, strict=True)), self._mesh)
                 weights = self._attention(self._params, batch["source"], batch["target"])
@@ -125,28 +176,24 @@ class Translator:
                 found[i] = align_words(row, *pieces)
         return found
 
-    def _padded(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
-        """Sequences as rows; few shapes, and rows without a sequence still have a token to see."""
+    def _by_length(self, lengths: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
+        """Padded lengths, and the indices of the sequences that have them."""
+        by_length = sorted(range(len(lengths)), key=lambda i: lengths[i])
+        for length, same in itertools.groupby(by_length, key=lambda i: _rounded(lengths[i])):
+            yield length, list(same)
+
+    def _rows(self, count: int) -> int:
+        """A power of two of rows for each slice of the batch, so that there are few shapes."""
         shards = batch_shards(self._mesh)
-        rows = -(-min(BATCH_SENTENCES, _next_power(len(sequences))) // shards) * shards
-        length = _rounded(max(len(sequence) for sequence in sequences))
+        return _power_of_two(-(-count // shards)) * shards
+
+    def _padded(self, sequences: Sequence[Sequence[int]], rows: int, length: int) -> np.ndarray:
+        """Sequences as rows, and copies of the last."""
         padded = np.full((rows, length), self.tokenizer.pad_id, np.int32)
-        padded[:, 0] = self.tokenizer.eos_id
-        for row, sequence in enumerate(sequences):
+        for row in range(rows):
+            sequence = sequences[min(row, len(sequences) - 1)]
             padded[row, : len(sequence)] = sequence
         return padded
-
-    def _run(self, sources: Sequence[Sequence[int]], attempt: int) -> tuple[Found, bool]:
-        """A search, and whether it took all the steps that it may."""
-        padded = self._padded(sources)
-        length = padded.shape[1]
-        max_length = self.config.max_length or length + EXTRA_LENGTH
-        steps = min(max_length, _rounded(length + length // 4) * 4**attempt)
-        self._key, key = jax.random.split(self._key)
-        with jax.set_mesh(self._mesh):
-            batch = put_batch({"source": padded}, self._mesh)
-            found = self._search(self._params, batch["source"], key, max_length, steps)
-            return jax.device_get(found), steps == max_length
 
     def _hypotheses(self, found: Found, row: int) -> list[Hypothesis]:
         ids = [
@@ -157,93 +204,10 @@ class Translator:
         return [Hypothesis(*parts) for parts in scored if parts[1] > -np.inf]
 
 
-def make_search(
-    model: Transformer, tokenizer: Tokenizer, config: SearchConfig
-) -> Callable[[Params, Array, Array, int, int], Found]:
-    """Makes `search(params, source [B,S], key, max_length, steps) -> Found`, jitted.
-
-    The pad token in the source is padding; `key` is for sampling; `max_length` and `steps`, see
-    `beam_search`, are static.
-    """
-    beams = config.beam_size
-
-    @functools.partial(jax.jit, static_argnums=(3, 4))
-    def search(params: Params, source: Array, key: Array, max_length: int, steps: int) -> Found:
-        apply: Any = functools.partial(model.apply, {"params": params})
-        batch_size = len(source)
-        valid = source != tokenizer.pad_id
-        encoded = apply(source, segments=valid.astype(jnp.int32), method="encode")
-        memory = apply(encoded, method="memory")
-        is_covering = config.coverage_penalty > 0.0 and config.is_beam
-
-        def step(tokens: Array, cache: _Cache, index: Array) -> tuple[Array, _Cache]:
-            read = cache.read.reading(index)
-            (logits, entries), state = apply(
-                tokens.reshape(batch_size, beams),
-                memory,
-                read.entries,
-                index,
-                mask=read.mask(),
-                source_valid=valid,
-                method="decode_step",
-                mutable=["intermediates"] if is_covering else [],
-            )
-            coverage = cache.coverage
-            if is_covering:
-                coverage += cross_attention(state["intermediates"])
-            cache = _Cache(BeamCache(entries, read.writers), coverage)
-            return logits.reshape(batch_size * beams, -1), cache
-
-        entries = apply(batch_size, steps * beams, method="empty_cache")
-        cache = _Cache(
-            BeamCache.empty(entries, batch_size, beams, steps),
-            jnp.zeros((batch_size, beams, source.shape[1] if is_covering else 0)),
-        )
-        common: dict[str, Any] = dict(
-            bos_id=tokenizer.bos_id,
-            eos_id=tokenizer.eos_id,
-            pad_id=tokenizer.pad_id,
-            rule=config.rule(tokenizer.eos_id, max_length),
-        )
-        if config.is_beam:
-            beta = config.coverage_penalty
-            found = beam_search(
-                step,
-                cache,
-                batch_size=batch_size,
-                beam_size=beams,
-                max_length=max_length,
-                steps=steps,
-                score=config.score(),
-                early_stopping=config.early_stopping,
-                bonus=(lambda c: coverage_penalty(c.coverage, valid, beta)) if beta else None,
-                reorder=_Cache.reorder,
-                **common,
-            )
-            return Found(*found)
-        common |= dict(batch_size=batch_size * beams, max_length=steps)
-        if config.sampling is None:
-            path = greedy_search(step, cache, **common)
-        else:
-            path = sample(step, cache, key, sampling=config.sampling, **common)
-        tokens, scores, lengths, done = (x.reshape(batch_size, beams, -1) for x in path)
-        return Found(tokens, scores[..., 0], lengths[..., 0], jnp.all(done[..., 0], axis=1))
-
-    return search
-
-
-class _Cache(NamedTuple):
-    read: BeamCache
-    coverage: Array  # [B,K,S] attention that each source token has got; S = 0 if no one asks
-
-    def reorder(self, parents: Array) -> _Cache:
-        coverage = jax.vmap(lambda c, p: c[p])(self.coverage, parents)
-        return _Cache(self.read.reorder(parents), coverage)
-
-
 def _rounded(length: int) -> int:
-    return -(-length // LENGTH_STEP) * LENGTH_STEP
+    """Lengths are padded to powers of two, so that few shapes are compiled."""
+    return max(SHORTEST, _power_of_two(length))
 
 
-def _next_power(count: int) -> int:
+def _power_of_two(count: int) -> int:
     return 1 << (count - 1).bit_length()
