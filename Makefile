@@ -11,7 +11,7 @@ help:
 	@echo "make setup    install the library and its tools into .venv"
 	@echo "make test     run the tests (all but tests/parity)"
 	@echo "make parity   compare with PyTorch: installs torch, runs tests/parity"
-	@echo "make demo     train a small translator and evaluate it (WORKDIR=$(WORKDIR))"
+	@echo "make demo     train a small translator, evaluate it, show its attention (WORKDIR=$(WORKDIR))"
 	@echo "make lint     ruff's rules and formatting; 'make format' repairs them"
 	@echo "make types    mypy"
 	@echo "make clean    remove .venv and the caches; runs/ stays"
@@ -37,6 +37,9 @@ parity: .venv/installed-parity
 demo: setup
 	$(BIN)/python train.py --config configs/translate_demo.py --workdir $(WORKDIR)
 	$(BIN)/python eval.py --workdir $(WORKDIR)
+	$(BIN)/python -m transformer_jax.cli.attention --model $(WORKDIR) \
+	    --output $(WORKDIR)/attention.html --png $(WORKDIR)/attention.png \
+	    "The file was not saved because the name is already in use."
 
 lint: setup
 	$(BIN)/ruff check

@@ -1,11 +1,24 @@
 """What the README shows, runs."""
 
+import ast
 import json
 import re
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transformer_jax import (
+    Pretrained,
+    Transformer,
+    TransformerConfig,
+    load_pretrained,
+    save_pretrained,
+)
 from transformer_jax.cli import evaluate as evaluate_cli
 from transformer_jax.cli import train as train_cli
+from transformer_jax.data.tokenizers import SentencePieceTokenizer
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
@@ -14,9 +27,28 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), 
 def test_composing_as_the_readme_shows():
     names: dict = {}
     for block in BLOCKS[:-1]:
-        exec(block, names)
+        if "load_pretrained" not in block:
+            exec(block, names)
     assert names["weights"].shape == (2, 4, 10, 10)
     assert names["logits"].shape == (2, 5, 100)
+
+
+def test_models_of_hugging_face_as_the_readme_shows(tmp_path, monkeypatch, capsys):
+    texts = ["Open the file", "Close the window", "The window is open"] * 5
+    tokenizer = SentencePieceTokenizer.train(texts, tmp_path / "tokenizer", vocab_size=30)
+    config = TransformerConfig(30, 8, 2, 16, 1, 1, sinusoids="halves", norm_epsilon=1e-5)
+    model, tokens = Transformer(config), jnp.zeros((1, 2), jnp.int32)
+    params = model.init(jax.random.key(0), tokens, tokens)["params"]
+    monkeypatch.chdir(tmp_path)
+    save_pretrained("opus-mt-en-fr", Pretrained(config, model, params, tokenizer))
+    (block,) = [block for block in BLOCKS if "load_pretrained" in block]
+    exec(block, {})
+    assert len(ast.literal_eval(capsys.readouterr().out)) == 2
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        load_pretrained("copy-for-transformers").params,
+        load_pretrained("opus-mt-en-fr").params,
+    )
 
 
 def test_own_model_and_task_train_with_the_same_loop(tmp_path, capfd):

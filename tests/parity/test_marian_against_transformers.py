@@ -1,5 +1,6 @@
 """A Marian folder read by us against the same folder in `transformers`, and ours read by it."""
 
+import json
 import math
 
 import jax
@@ -217,6 +218,22 @@ def test_what_the_folder_says_of_its_search_is_what_generate_does(trained):
     texts = [tokenizer.decode(row, skip_special_tokens=True) for row in expected]
     translate = Translator(loaded.model, loaded.params, loaded.tokenizer, search=loaded.search)
     assert translate.texts(TEXTS) == texts
+
+
+def test_a_file_of_generation_settings_stands_alone_there_too(tmp_path):
+    untrained(tmp_path)
+    said = {"num_beams": 7, "max_length": 30, "bad_words_ids": [[9]]}
+    path, generation = tmp_path / "config.json", tmp_path / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | said))
+    old = json.loads(generation.read_text())
+    generation.write_text(json.dumps({k: v for k, v in old.items() if k != "num_beams"}))
+    for file, beams, longest in ((generation, 1, small.LONGEST), (path, 7, 29)):
+        theirs = MarianMTModel.from_pretrained(tmp_path)._prepare_generation_config(None)[0]
+        found = load_pretrained(tmp_path).search
+        assert (theirs.num_beams, theirs.max_length) == (beams, longest + 1), file
+        assert (found.beam_size, found.max_length) == (beams, longest)
+        assert [[token] for token in found.suppressed] == theirs.bad_words_ids
+        generation.unlink(missing_ok=True)
 
 
 def test_our_export_is_equal_there(trained, tmp_path):

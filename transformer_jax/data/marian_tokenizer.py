@@ -17,6 +17,7 @@ from transformer_jax.files import write_whole
 
 _SPECIAL = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 _ADDED = "added_tokens_decoder"  # the setting in which `transformers` keeps tokens that it added
+_ADDING = (_ADDED, "_special_tokens", "_token")  # how settings end whose tokens are added
 # What loses its spaces in a decoded text, in this order, if a folder wants them cleaned up.
 _CLEANED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
@@ -26,9 +27,10 @@ class MarianTokenizer:
     the vocabularies are separate.
 
     A source may start with `>>fra<<`, the target language of a model that has several. Ids and
-    texts are those of `transformers`, but for two things. A line that holds "</s>", "<unk>" or
-    "<pad>" is text like any other here, and becomes that token there. An id without a piece has
-    no text here; there it is taken for the number of a SentencePiece piece, which is another one.
+    texts are those of `transformers`, but for two things. A line that holds "</s>", "<unk>",
+    "<pad>" or "<s>" is text like any other here, and may become that token there. An id without a
+    piece has no text here; there it is taken for the number of a SentencePiece piece, which is
+    another one.
 
     Args:
       folder: with these files, and tokenizer_config.json or special_tokens_map.json if the special
@@ -36,8 +38,8 @@ class MarianTokenizer:
       bos_id: what decoding starts with; None: padding, as Marian does.
 
     Raises:
-      UserError: a file is missing or damaged, a vocabulary lacks a special token, or tokens were
-        added to the vocabulary.
+      UserError: a file is missing or damaged, a vocabulary lacks a special token, tokens were added
+        to the vocabulary, or the pieces are to be sampled.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, bos_id: int | None = None) -> None:
@@ -64,6 +66,8 @@ class MarianTokenizer:
             found[key] = self._source_ids[name]
         self.eos_id, self.unk_id, self.pad_id = found.values()
         self.bos_id = self.pad_id if bos_id is None else bos_id
+        self._source_spelled = _spelled(self._source, self._source_ids, names)
+        self._target_spelled = _spelled(self._target, self._target_ids, names)
         self._source_pieces = {i: piece for piece, i in self._source_ids.items()}
         self._target_pieces = {i: piece for piece, i in self._target_ids.items()}
         self.fingerprint: str = self._digest()
@@ -81,15 +85,15 @@ class MarianTokenizer:
     @property
     def supported_language_codes(self) -> list[str]:
         """The `>>fra<<` that a source may start with; none if the target is one language."""
-        return [p for p in self._source_ids if p.startswith(">>") and p.endswith("<<")]
+        return list(filter(_is_code, self._source_ids))
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each source, without its end token."""
-        return [self._encode(text, self._source, self._source_ids) for text in texts]
+        return [self._encode(text, self._source, self._source_spelled) for text in texts]
 
     def encode_target(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each target, without its end token."""
-        return [self._encode(text, self._target, self._target_ids) for text in texts]
+        return [self._encode(text, self._target, self._target_spelled) for text in texts]
 
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
         """The text of each target up to its first end; special tokens and unknown ids have none."""
@@ -187,6 +191,21 @@ def _write_files(
     write_whole(folder / "tokenizer_config.json", _json(settings))
 
 
+def _is_code(piece: str) -> bool:
+    return piece.startswith(">>") and piece.endswith("<<")
+
+
+def _spelled(
+    processor: sentencepiece.SentencePieceProcessor,
+    vocabulary: Mapping[str, int],
+    names: Mapping[str, str],
+) -> dict[str, int]:
+    """What a text can become: characters that a model lacks are one piece, which may be "</s>"."""
+    pieces = enumerate(map(processor.id_to_piece, range(processor.get_piece_size())))
+    control = {piece for i, piece in pieces if processor.is_control(i) and not _is_code(piece)}
+    return {p: i for p, i in vocabulary.items() if p not in control.union(names.values())}
+
+
 def _settings(folder: Path) -> dict[str, Any]:
     """tokenizer_config.json, and the files of older folders where it does not stand for them."""
     settings = _optional(folder / "tokenizer_config.json")
@@ -197,13 +216,25 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 
 def _check_added(folder: Path, settings: Mapping[str, Any], names: Mapping[str, str]) -> None:
-    added = settings[_ADDED]
-    found = set(map(_text, added.values())) if isinstance(added, dict) else {str(added)}
+    if settings.get("sp_model_kwargs"):
+        raise UserError(
+            f"{folder}: sp_model_kwargs in tokenizer_config.json would sample the pieces, and ids "
+            f"have to repeat themselves. Take it out."
+        )
+    found = set().union(*(_tokens(v) for k, v in settings.items() if k.endswith(_ADDING)))
     if others := sorted(found - set(names.values())):
         raise UserError(
             f"{folder}: tokens were added to the vocabulary, which cannot be read: "
             f"{', '.join(map(repr, others[:5]))}{', ...' if others[5:] else ''}."
         )
+
+
+def _tokens(setting: Any) -> set[str]:
+    """The texts of a token, or of a list or an object of tokens."""
+    if isinstance(setting, dict) and "content" not in setting:
+        setting = list(setting.values())
+    tokens = setting if isinstance(setting, list) else [setting]
+    return {_text(token) for token in tokens if isinstance(token, (str, dict))}
 
 
 def _text(token: Any) -> str:

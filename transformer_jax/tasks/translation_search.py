@@ -201,7 +201,8 @@ class Translator:
             for tokens, length in zip(found.tokens[row], found.lengths[row], strict=True)
         ]
         scored = zip(self.tokenizer.decode(ids), found.scores[row].tolist(), ids, strict=True)
-        return [Hypothesis(*parts) for parts in scored if parts[1] > -np.inf]
+        there = [Hypothesis(*parts) for parts in scored if parts[1] > -np.inf]
+        return sorted(there, key=lambda hypothesis: -hypothesis.score)  # samples come in no order
 
 
 def _rounded(length: int) -> int:
