@@ -35,8 +35,8 @@ def test_composing_as_the_readme_shows():
 
 def test_models_of_hugging_face_as_the_readme_shows(tmp_path, monkeypatch, capsys):
     texts = ["Open the file", "Close the window", "The window is open"] * 5
-    tokenizer = SentencePieceTokenizer.train(texts, tmp_path / "tokenizer", vocab_size=30)
-    config = TransformerConfig(30, 8, 2, 16, 1, 1, sinusoids="halves", norm_epsilon=1e-5)
+    tokenizer = SentencePieceTokenizer.train(texts, tmp_path / "tokenizer", vocab_size=20)
+    config = TransformerConfig(20, 8, 2, 16, 1, 1, sinusoids="halves", norm_epsilon=1e-5)
     model, tokens = Transformer(config), jnp.zeros((1, 2), jnp.int32)
     params = model.init(jax.random.key(0), tokens, tokens)["params"]
     monkeypatch.chdir(tmp_path)

@@ -13,7 +13,6 @@ from transformer_jax.models.transformer import TransformerConfig
 from transformer_jax.parallel.mesh import MeshConfig, make_mesh
 from transformer_jax.tasks.translation import TranslationConfig, TranslationData
 from transformer_jax.tasks.translation_eval import score_translations
-from transformer_jax.tasks.translation_search import Translator
 
 MODEL = TransformerConfig(
     vocab_size=32, width=16, num_heads=2, feed_forward_dim=16, encoder_layers=1, decoder_layers=1
@@ -72,26 +71,6 @@ def test_epoch_holds_each_pair_once_whatever_the_number_of_hosts(task, pairs_fol
 def test_tokens_of_padding_are_not_counted(task):
     batch = one_epoch(task, 1)[0]
     assert task.count_tokens(batch) == (batch["source"] > 0).sum() + (batch["targets"] > 0).sum()
-
-
-def test_translations_keep_the_order_and_do_not_depend_on_each_other(task):
-    params = jax.jit(task.init_params)(jax.random.key(0))
-    search = task.translator(params, beam_size=2, length_penalty=0.6)
-    sources = search.encode(["the cat sees the dog " * 5, "", "red house", "the cat", "blue dog"])
-    together = search(sources)
-    assert len(together) == 5
-    assert len({found[0].text for found in together}) > 1
-    alone = [search([source])[0] for source in sources]
-    mesh = make_mesh(MeshConfig(), jax.devices())
-    eight = Translator(
-        task.model, params, task.tokenizer, mesh=mesh, beam_size=2, length_penalty=0.6
-    )
-    for other in (alone, eight(sources)):
-        assert [[h.text for h in found] for found in other] == [
-            [h.text for h in found] for found in together
-        ]
-        for a, b in zip(other, together, strict=True):
-            np.testing.assert_allclose([h.score for h in a], [h.score for h in b], rtol=1e-5)
 
 
 def test_perfect_translations_score_100():

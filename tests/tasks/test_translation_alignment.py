@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 from transformer_jax import Transformer, TransformerConfig, chunked_attention
+from transformer_jax.data.tokenizers import SentencePieceTokenizer
 from transformer_jax.tasks.translation_alignment import (
     align_words,
     cross_attention,
     make_aligner,
     teacher_forced,
     word_of_pieces,
+    word_of_tokens,
 )
 
 MODEL = Transformer(
@@ -150,24 +152,27 @@ WEIGHTS = np.array(
 )
 
 
+def links(weights, source_pieces, target_pieces):
+    return align_words(weights, word_of_pieces(source_pieces), word_of_pieces(target_pieces))
+
+
 def test_pieces_are_added_up_to_words():
     weights = WEIGHTS.copy()
     weights[2, 2] += 0.01  # then house has more than the
-    links = [(1, 0), (1, 1), (2, 2)]
-    assert align_words(weights, SOURCE_PIECES, TARGET_PIECES) == links
+    assert links(weights, SOURCE_PIECES, TARGET_PIECES) == [(1, 0), (1, 1), (2, 2)]
     weights[2, 2] -= 0.02
-    assert align_words(weights, SOURCE_PIECES, TARGET_PIECES) == [(1, 0), (0, 1), (2, 2)]
+    assert links(weights, SOURCE_PIECES, TARGET_PIECES) == [(1, 0), (0, 1), (2, 2)]
 
 
 def test_rows_and_columns_beyond_the_pieces_are_left_out():
     larger = np.full((7, 9), 5.0)  # an end symbol and padding
     larger[:5, :5] = WEIGHTS
-    want = align_words(WEIGHTS, SOURCE_PIECES, TARGET_PIECES)
-    assert align_words(larger, SOURCE_PIECES, TARGET_PIECES) == want
+    want = links(WEIGHTS, SOURCE_PIECES, TARGET_PIECES)
+    assert links(larger, SOURCE_PIECES, TARGET_PIECES) == want
 
 
 @pytest.mark.parametrize(
-    "source,target,links",
+    "source,target,want",
     [
         ([], [], []),
         ([], ["▁la"], []),
@@ -177,5 +182,21 @@ def test_rows_and_columns_beyond_the_pieces_are_left_out():
         (SOURCE_PIECES, ["▁la"], [(1, 0)]),
     ],
 )
-def test_each_word_of_the_translation_gets_one_link_and_nothing_none(source, target, links):
-    assert align_words(WEIGHTS, source, target) == links
+def test_each_word_of_the_translation_gets_one_link_and_nothing_none(source, target, want):
+    assert links(WEIGHTS, source, target) == want
+
+
+def test_words_of_a_translation_are_those_of_its_text(tmp_path):
+    """Special tokens have no text, and an unknown one is a word of its own."""
+    texts = ["the cat sees the dog", "a small house burns"] * 10
+    tokenizer = SentencePieceTokenizer.train(texts, tmp_path / "own.model", vocab_size=20)
+    bos, unk, eos = tokenizer.bos_id, tokenizer.unk_id, tokenizer.eos_id
+    the, cat = (tokenizer.encode([word])[0] for word in ("the", "cat"))
+    ids = [bos, *the, unk, tokenizer.pad_id, *cat, eos]
+    (text,) = tokenizer.decode([ids])
+    words = word_of_tokens(tokenizer, ids).tolist()
+    middle = text.split().index("\u2047")
+    last = len(text.split()) - 1
+    assert text.split()[0] == "the" and middle == 1 and last == 2
+    ends = [0] * (1 + len(the)) + [middle] * 2 + [last] * len(cat) + [last]
+    assert words == ends

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transformer_jax.data.tokenizers import Tokenizer
 from transformer_jax.models.transformer import Transformer
 from transformer_jax.typing import Array, Params
 
@@ -56,32 +58,41 @@ def word_of_pieces(pieces: Sequence[str]) -> np.ndarray:
 
     A space without letters belongs to the word before, or to the first.
     """
-    text, words = "", []
-    for piece in pieces:
-        text += piece.replace("▁", " ")
-        words.append(max(0, len(text.split()) - 1))
-    return np.array(words, int)
+    return _last_words(text.replace("▁", " ") for text in itertools.accumulate(pieces))
+
+
+def word_of_tokens(tokenizer: Tokenizer, ids: Sequence[int]) -> np.ndarray:
+    """The number of the word of the translation that each token belongs to.
+
+    The pieces do not tell: special tokens have no text, and unknown ones may be a word of their
+    own.
+    """
+    return _last_words(tokenizer.decode([ids[: end + 1] for end in range(len(ids))]))
+
+
+def _last_words(texts: Iterable[str]) -> np.ndarray:
+    return np.array([max(0, len(text.split()) - 1) for text in texts], int)
 
 
 def align_words(
-    weights: np.ndarray, source_pieces: Sequence[str], target_pieces: Sequence[str]
+    weights: np.ndarray, source_words: np.ndarray, target_words: np.ndarray
 ) -> list[tuple[int, int]]:
     """For each word of the translation the source word that got most attention for its pieces.
 
     Args:
       weights: float [T,S]; row t is the attention when target piece t was predicted. Further rows
         and columns (end symbols, padding) are left out.
-      source_pieces: S' <= S texts.
-      target_pieces: T' <= T texts.
+      source_words: int [S'], S' <= S, the number of the word that each piece belongs to.
+      target_words: int [T'], T' <= T.
 
     Returns:
       (source word, target word) pairs, from 0, in the order of the target.
     """
-    if not source_pieces or not target_pieces:
+    if not len(source_words) or not len(target_words):
         return []
-    source, target = word_of_pieces(source_pieces), word_of_pieces(target_pieces)
-    words = np.zeros((target[-1] + 1, source[-1] + 1))
-    np.add.at(words, np.ix_(target, source), weights[: len(target), : len(source)])
+    words = np.zeros((target_words[-1] + 1, source_words[-1] + 1))
+    at = np.ix_(target_words, source_words)
+    np.add.at(words, at, weights[: len(target_words), : len(source_words)])
     return [(int(np.argmax(row)), word) for word, row in enumerate(words)]
 
 

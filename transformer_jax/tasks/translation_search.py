@@ -21,7 +21,12 @@ from transformer_jax.parallel.sharding import (
     put_rows,
     shardings,
 )
-from transformer_jax.tasks.translation_alignment import align_words, make_aligner
+from transformer_jax.tasks.translation_alignment import (
+    align_words,
+    make_aligner,
+    word_of_pieces,
+    word_of_tokens,
+)
 from transformer_jax.tasks.translation_engine import Engine, Found
 from transformer_jax.typing import Params
 
@@ -108,6 +113,8 @@ class Translator:
         """Index and hypotheses, or None if there was too little room, as they are found."""
         max_length = self.config.max_length or length + EXTRA_LENGTH
         room = (length + length // 4 + 8) * 4**attempt  # enough for most
+        if self.config.sampling is not None:
+            room = max_length  # to draw once more what was too long would favour the short
         engine = self._engine(max_length, min(max_length, room))
         rows = self._rows(min(self._batch_size, len(indices)))
         if rows > max(FEW, len(indices)):
@@ -170,10 +177,9 @@ class Translator:
                 weights = self._attention(self._params, batch["source"], batch["target"])
             for row, i in zip(jax.device_get(weights), chosen, strict=False):
                 source, target = sources[i][:-1], hypotheses[i].ids  # without the source's end
-                target = target[:-1] if target[-1] == self.tokenizer.eos_id else target
-                tokenizer = self.tokenizer
-                pieces = tokenizer.source_pieces(source), tokenizer.target_pieces(target)
-                found[i] = align_words(row, *pieces)
+                if hypotheses[i].text.strip():
+                    words = word_of_pieces(self.tokenizer.source_pieces(source))
+                    found[i] = align_words(row, words, word_of_tokens(self.tokenizer, target))
         return found
 
     def _by_length(self, lengths: Sequence[int]) -> Iterator[tuple[int, list[int]]]:

@@ -1,0 +1,43 @@
+"""Writing a run for `transformers`, or saying why it cannot be."""
+
+import jax
+import numpy as np
+import pytest
+
+from transformer_jax import load_pretrained
+from transformer_jax.cli import export as export_cli
+from transformer_jax.cli import train as train_cli
+from transformer_jax.cli.model_folder import open_model
+
+
+def test_a_run_comes_back_from_its_folder(translation_run, tmp_path, capfd):
+    output = tmp_path / "marian"
+    assert export_cli.main(["--model", str(translation_run), "--output", str(output)]) == 0
+    assert f"written: {output}" in capfd.readouterr().out
+    run, loaded = open_model(translation_run), load_pretrained(output)
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, jax.device_get(run.params))
+    texts = ["the cat sees", "red house"]
+    assert loaded.tokenizer.encode(texts) == run.tokenizer.encode(texts)
+    # One searches the same; sizes of the model that only training reads are not compared.
+    assert loaded.search.beam_size == run.search.beam_size
+
+
+def test_what_marian_does_not_have_is_named(translation_config, tmp_path, capfd):
+    run = tmp_path / "run"
+    changes = ["--model.norm-first", "--model.sinusoids", "interleaved", "--train.steps", "1"]
+    options = ["--config", str(translation_config), "--workdir", str(run), *changes]
+    assert train_cli.main(options) == 0
+    output = tmp_path / "marian"
+    assert export_cli.main(["--model", str(run), "--output", str(output)]) == 1
+    err = capfd.readouterr().err
+    assert "norm_first" in err and "sinusoids" in err
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("option", [["--step", "7"], ["--model", "nowhere"]])
+def test_what_is_not_there_is_named(translation_run, tmp_path, capfd, option):
+    options = ["--model", str(translation_run), "--output", str(tmp_path / "out"), *option]
+    assert export_cli.main(options) == 1
+    err = capfd.readouterr().err
+    assert err.startswith("export: ") and option[1] in err
+    assert not (tmp_path / "out").exists()
