@@ -198,5 +198,6 @@ def test_words_of_a_translation_are_those_of_its_text(tmp_path):
     middle = text.split().index("\u2047")
     last = len(text.split()) - 1
     assert text.split()[0] == "the" and middle == 1 and last == 2
-    ends = [0] * (1 + len(the)) + [middle] * 2 + [last] * len(cat) + [last]
-    assert words == ends
+    assert words[: 1 + len(the)] == [0] * (1 + len(the))
+    assert words[1 + len(the) :][:2] == [middle] * 2  # the unknown token, and padding
+    assert words[-len(cat) :] == [last] * len(cat)  # without its space, and with the end
