@@ -15,7 +15,7 @@ from transformer_jax import Transformer, TransformerConfig, load_pretrained, sav
 from transformer_jax.data.tokenizers import SentencePieceTokenizer
 from transformer_jax.decoding.search_config import SearchConfig
 from transformer_jax.interop.huggingface import Pretrained
-from transformer_jax.interop.marian import tensors_of
+from transformer_jax.interop.marian_weights import tensors_of
 from transformer_jax.objectives.losses import label_smoothed_cross_entropy
 from transformer_jax.tasks.translation_search import Translator
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import operator
 import os
 import warnings
 from collections.abc import Mapping
@@ -19,11 +18,12 @@ import safetensors.numpy
 
 from transformer_jax.data.marian_tokenizer import MarianTokenizer, save_as_marian
 from transformer_jax.data.tokenizers import SentencePieceTokenizer, Tokenizer
-from transformer_jax.decoding.beam import EarlyStopping
 from transformer_jax.decoding.search_config import SearchConfig
 from transformer_jax.errors import UserError
 from transformer_jax.files import write_whole
-from transformer_jax.interop import marian
+from transformer_jax.interop.generation import generation_of, is_token, search_from
+from transformer_jax.interop.marian_config import MAX_LENGTH, MODEL_TYPE, config_from, settings_of
+from transformer_jax.interop.marian_weights import params_from, tensors_of
 from transformer_jax.interop.torch_files import read_torch_file
 from transformer_jax.models.transformer import Transformer, TransformerConfig
 from transformer_jax.typing import Params
@@ -69,15 +69,14 @@ def load_pretrained(folder: str | os.PathLike[str]) -> Pretrained:
     folder = Path(folder)
     settings = _read_json(folder / "config.json")
     where = str(folder / "config.json")
-    if settings.get("model_type") != marian.MODEL_TYPE:
+    if settings.get("model_type") != MODEL_TYPE:
         raise UserError(
-            f"{where}: model_type is {settings.get('model_type')!r}; {marian.MODEL_TYPE!r} can be "
-            f"read."
+            f"{where}: model_type is {settings.get('model_type')!r}; {MODEL_TYPE!r} can be read."
         )
-    config = marian.config_from(settings, where)
+    config = config_from(settings, where)
     model = Transformer(config)
     path, tensors = _read_weights(folder)
-    params = marian.params_from(tensors, _shapes(model), config, str(path))
+    params = params_from(tensors, _shapes(model), config, str(path))
     generation = folder / "generation_config.json"
     # Where it is, `transformers` takes what is in config.json of a search for nothing.
     said = _read_json(generation) if generation.exists() else settings
@@ -85,7 +84,7 @@ def load_pretrained(folder: str | os.PathLike[str]) -> Pretrained:
     start = said.get("decoder_start_token_id", settings.get("decoder_start_token_id"))
     tokenizer = MarianTokenizer(folder, bos_id=start)
     _check_tokens(tokenizer, config, (settings, said), folder)
-    search = _search(said, config.vocab_size, str(generation if generation.exists() else where))
+    search = search_from(said, config.vocab_size, str(generation) if generation.exists() else where)
     return Pretrained(config, model, jax.tree.map(jnp.asarray, params), tokenizer, search)
 
 
@@ -100,7 +99,7 @@ def save_pretrained(folder: str | os.PathLike[str], pretrained: Pretrained) -> N
         written.
     """
     folder, config, tokenizer = Path(folder), pretrained.config, pretrained.tokenizer
-    settings = marian.settings_of(config)
+    settings = settings_of(config)
     if not isinstance(tokenizer, MarianTokenizer | SentencePieceTokenizer):
         raise UserError(f"A {type(tokenizer).__name__} cannot be written to a Marian folder.")
     tokens = {
@@ -112,11 +111,11 @@ def save_pretrained(folder: str | os.PathLike[str], pretrained: Pretrained) -> N
     search = pretrained.search
     if lost := [key for key in ("sampling", "coverage_penalty") if getattr(search, key)]:
         warnings.warn(f"{folder}: written without {' and '.join(lost)}.", stacklevel=2)
-    max_length = (search.max_length or marian.MAX_LENGTH - 1) + 1
-    positions = {"max_position_embeddings": max(marian.MAX_LENGTH, max_length)}
+    max_length = (search.max_length or MAX_LENGTH - 1) + 1
+    positions = {"max_position_embeddings": max(MAX_LENGTH, max_length)}
     forced = {"forced_eos_token_id": tokenizer.eos_id if search.force_end else None}
-    generation = tokens | forced | _generation(search, max_length)
-    tensors = marian.tensors_of(pretrained.params, config)
+    generation = tokens | forced | generation_of(search, max_length)
+    tensors = tensors_of(pretrained.params, config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -187,75 +186,8 @@ def _check_tokens(
                     f"{folder}: {key}_token_id is {there} in its settings, {here} in the "
                     f"vocabulary."
                 )
-    if not _is_token(tokenizer.bos_id, config.vocab_size):
+    if not is_token(tokenizer.bos_id, config.vocab_size):
         raise UserError(f"{folder}: decoder_start_token_id {tokenizer.bos_id} is no token.")
-
-
-def _is_token(token: Any, vocab_size: int) -> bool:
-    return type(token) is int and 0 <= token < vocab_size
-
-
-# Settings of `transformers` that change what is generated and that we do not have, with the value
-# that means "off", as leaving them out does.
-_OFF: Mapping[str, Any] = {
-    "no_repeat_ngram_size": 0,
-    "encoder_no_repeat_ngram_size": 0,
-    "repetition_penalty": 1.0,
-    "encoder_repetition_penalty": 1.0,
-    "min_length": 0,
-    "min_new_tokens": 0,
-    "num_beam_groups": 1,
-    "diversity_penalty": 0.0,
-    "do_sample": False,
-    "renormalize_logits": False,
-    "exponential_decay_length_penalty": None,
-    "forced_bos_token_id": None,
-    "suppress_tokens": [],
-    "begin_suppress_tokens": [],
-    "force_words_ids": [],
-    "sequence_bias": {},
-}
-_STOPPING: Mapping[Any, EarlyStopping] = {False: "heuristic", True: "full", "never": "never"}
-
-
-def _search(said: Mapping[str, Any], vocab_size: int, where: str) -> SearchConfig:
-    """The search that `transformers` would do; what is not to be had here is warned of."""
-    odd = [key for key, off in _OFF.items() if said.get(key, off) != off]
-    try:
-        words = said.get("bad_words_ids", [])
-        if any(len(word) > 1 for word in words):
-            odd.append("bad_words_ids of more than one token")
-        suppressed = tuple(word[0] for word in words if len(word) == 1)
-        if no_tokens := [token for token in suppressed if not _is_token(token, vocab_size)]:
-            raise ValueError(f"bad_words_ids has {no_tokens[0]!r}, which is no token")
-        new_tokens = said.get("max_new_tokens")
-        search = SearchConfig(
-            beam_size=operator.index(said.get("num_beams", 1)),
-            length_rule="plain",
-            length_penalty=float(said.get("length_penalty", 1.0)),
-            early_stopping=_STOPPING[said.get("early_stopping", False)],
-            max_length=operator.index(new_tokens or said.get("max_length", marian.MAX_LENGTH) - 1),
-            suppressed=suppressed,
-            force_end="forced_eos_token_id" in said,
-        )
-    except (TypeError, ValueError, KeyError) as error:
-        text = str(error).rstrip(".")
-        raise UserError(f"{where}: its generation settings cannot be: {text}.") from error
-    if odd:
-        warnings.warn(f"{where}: translating without {', '.join(odd)}.", stacklevel=3)
-    return search
-
-
-def _generation(search: SearchConfig, max_length: int) -> dict[str, Any]:
-    """generation_config.json; the scoring rule of GNMT has no name there and is left out."""
-    stopping = next(k for k, v in _STOPPING.items() if v == search.early_stopping)
-    plain = {"length_penalty": search.length_penalty} if search.length_rule == "plain" else {}
-    return plain | {
-        "num_beams": search.beam_size,
-        "early_stopping": stopping,
-        "max_length": max_length,
-        "bad_words_ids": [[token] for token in search.suppressed] or None,
-    }
 
 
 def _json(data: Mapping[str, Any]) -> bytes:
