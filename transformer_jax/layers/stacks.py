@@ -11,7 +11,7 @@ import jax
 from transformer_jax.layers.attention import KeyValues
 from transformer_jax.layers.blocks import CAUSAL, DecoderLayer, EncoderLayer
 from transformer_jax.layers.masks import Mask
-from transformer_jax.typing import Array, Constrain, identity
+from transformer_jax.typing import Array, Constrain, Params, identity
 
 Remat = Literal["none", "dots", "full"]
 
@@ -19,6 +19,19 @@ _POLICIES = {
     "dots": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,  # keeps the big products
     "full": jax.checkpoint_policies.nothing_saveable,
 }
+
+
+def unstacked(params: Params) -> Params:
+    """The parameters of a stack's layers [L,...] as tuples of L, which decoding reads faster.
+
+    Args:
+      params: a tree; what is under a key "layer" is stacked.
+    """
+
+    def parts(path: Any, leaf: Array) -> Any:
+        return tuple(leaf) if jax.tree_util.DictKey("layer") in path else leaf
+
+    return jax.tree_util.tree_map_with_path(parts, params)
 
 
 class _Stack(nn.Module):
@@ -62,10 +75,10 @@ class _Stack(nn.Module):
         return scan(self.layer, carry, xs)
 
     def _with_layer(self, index: int, body: Callable) -> Any:
-        """Calls body(layer) with the parameters of one layer."""
+        """Calls body(layer) with the parameters of one layer, be they stacked or not."""
 
-        def pick(stacked: Any) -> Any:
-            return jax.tree.map(lambda x: x[index], stacked)
+        def pick(params: Any) -> Any:
+            return jax.tree.map(lambda x: x[index], params, is_leaf=lambda x: type(x) is tuple)
 
         return nn.map_variables(body, "params", trans_in_fn=pick)(self.layer)
 

@@ -1,10 +1,10 @@
-"""Translating sentences of any lengths: which sentence is searched for when, and in which row."""
+"""Translating sentences of any lengths."""
 
 from __future__ import annotations
 
-import collections
 import itertools
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
@@ -13,12 +13,12 @@ from jax.sharding import Mesh
 
 from transformer_jax.data.tokenizers import Tokenizer
 from transformer_jax.decoding.search_config import SearchConfig
+from transformer_jax.layers.stacks import unstacked
 from transformer_jax.models.transformer import Transformer
-from transformer_jax.parallel.mesh import MeshConfig, batch_shards, make_mesh
+from transformer_jax.parallel.mesh import MeshConfig, make_mesh
 from transformer_jax.parallel.sharding import (
     TRANSFORMER_RULES,
     put_batch,
-    put_rows,
     shardings,
 )
 from transformer_jax.tasks.translation_alignment import (
@@ -28,10 +28,17 @@ from transformer_jax.tasks.translation_alignment import (
     word_of_tokens,
 )
 from transformer_jax.tasks.translation_engine import Engine, Found
-from transformer_jax.typing import Params
+from transformer_jax.tasks.translation_rows import (
+    FEW,
+    pad_rows,
+    power_of_two,
+    row_count,
+    search_rows,
+)
+from transformer_jax.typing import Array, Params
 
 BATCH_HYPOTHESES = 256  # under way at once, unless one says otherwise; enough to keep a CPU busy
-SHORTEST, FEW = 16, 8  # tokens of a source, and rows, of which fewer would save little time
+SHORTEST = 16  # tokens of a source, of which fewer would save little time
 EXTRA_LENGTH = 50  # a translation may be this much longer than its source (section 6.1)
 
 
@@ -73,6 +80,8 @@ class Translator:
         self.tokenizer = tokenizer
         self.config = search
         self._params, self._mesh = params, mesh
+        # A step of decoding is short: to take each layer's part out of the stack is part of it.
+        self._decoding = params | jax.jit(unstacked)({"decoder": params["decoder"]})
         self._batch_size = batch_size or max(1, BATCH_HYPOTHESES // search.beam_size)
         self._model = model
         self._engines: dict[tuple[int, int], Engine] = {}
@@ -93,61 +102,51 @@ class Translator:
         What is found for one source depends on no other, unless it is sampled.
         """
         found: list[list[Hypothesis]] = [[] for _ in sources]
-        waiting: Sequence[int] = range(len(sources))
-        attempt = 0
-        while waiting:  # few sentences need a second attempt, with room for longer translations
-            unfinished = []
-            for length, chosen in self._by_length([len(sources[i]) for i in waiting]):
-                indices = [waiting[i] for i in chosen]
-                for i, hypotheses in self._translate(sources, indices, length, attempt):
-                    if hypotheses is None:
-                        unfinished.append(i)
-                    else:
-                        found[i] = hypotheses
-            waiting, attempt = unfinished, attempt + 1
+        self._key, key = jax.random.split(self._key)
+
+        def search(group: tuple[int, list[int]]) -> None:
+            length, indices = group
+            for i, hypotheses in self._search(sources, indices, length, key):
+                found[i] = hypotheses
+
+        # What a short step leaves idle another group uses, and what the host does costs no time.
+        # With several devices each program has all of them to itself: they wait for each other.
+        groups = [*self._by_length([len(source) for source in sources])]
+        with ThreadPoolExecutor(2 if self._mesh.size == 1 else 1) as pool:
+            for _ in pool.map(search, reversed(groups)):
+                pass  # an error in one is raised here
         return found
 
-    def _translate(
-        self, sources: Sequence[Sequence[int]], indices: Sequence[int], length: int, attempt: int
-    ) -> Iterator[tuple[int, list[Hypothesis] | None]]:
-        """Index and hypotheses, or None if there was too little room, as they are found."""
+    def _search(
+        self, sources: Sequence[Sequence[int]], indices: Sequence[int], length: int, key: Array
+    ) -> Iterator[tuple[int, list[Hypothesis]]]:
+        """Index and hypotheses of each of some sources that are padded to one length."""
         max_length = self.config.max_length or length + EXTRA_LENGTH
-        room = (length + length // 4 + 8) * 4**attempt  # enough for most
+        room = length + length // 4 + 8  # enough for most; the others are searched for again
         if self.config.sampling is not None:
             room = max_length  # to draw once more what was too long would favour the short
-        engine = self._engine(max_length, min(max_length, room))
-        rows = self._rows(min(self._batch_size, len(indices)))
-        if rows > max(FEW, len(indices)):
-            rows //= 2  # a row that gets a second sentence is better than one without any
-        group = self._rows(-(-rows // 4))  # rows that get new sentences at once
-        queue = collections.deque(sorted(indices, key=lambda i: -len(sources[i])))
-        taken: dict[int, int] = {}  # row -> index of its source
-        with jax.set_mesh(self._mesh):
-            state = put_rows(engine.empty(rows, length), self._mesh)
-            while queue or taken:
-                free = [row for row in range(rows) if row not in taken]
-                while queue and free:
-                    count = min(group, len(queue), len(free))
-                    given = [(free.pop(), queue.popleft()) for _ in range(count)]
-                    taken |= dict(given)
-                    padded = self._padded([sources[i] for _, i in given], group, length)
-                    slots = np.full(group, rows, np.int32)
-                    slots[: len(given)] = [row for row, _ in given]
-                    batch = put_batch({"source": padded}, self._mesh)
-                    state = engine.refill(self._params, state, batch["source"], slots)
-                while not queue and rows > FEW and self._rows(len(taken)) <= rows // 4:
-                    rows //= 4  # the last ones are left
-                    kept = sorted(taken)
-                    spare = [row for row in range(4 * rows) if row not in taken]
-                    state = engine.keep(state, np.array((kept + spare)[:rows], np.int32))
-                    taken = {row: taken[old] for row, old in enumerate(kept)}
-                enough = rows - len(taken) + (min(group, len(taken)) if queue else len(taken))
-                self._key, key = jax.random.split(self._key)
-                state, found = engine.run(self._params, state, np.int32(enough), key)
-                found = jax.device_get(found)
-                for row in [row for row in taken if found.stopped[row]]:
-                    is_last = found.done[row] or engine.steps == max_length
-                    yield taken.pop(row), self._hypotheses(found, row) if is_last else None
+        attempt = 0
+        while indices:
+            engine = self._engine(max_length, min(max_length, room * 4**attempt))
+            rows = row_count(min(self._batch_size, len(indices)), self._mesh)
+            if rows > max(FEW, len(indices)):
+                rows //= 2  # a row that gets a second sentence is better than one without any
+            unfinished = []
+            with jax.set_mesh(self._mesh):
+                for i, row, rows_found in search_rows(
+                    engine,
+                    self._decoding,
+                    [sources[i] for i in indices],
+                    length=length,
+                    rows=rows,
+                    key=jax.random.fold_in(key, length),
+                    mesh=self._mesh,
+                ):
+                    if rows_found.done[row] or engine.steps == max_length:
+                        yield indices[i], self._hypotheses(rows_found, row)
+                    else:
+                        unfinished.append(indices[i])
+            indices, attempt = unfinished, attempt + 1
 
     def _engine(self, max_length: int, steps: int) -> Engine:
         if (max_length, steps) not in self._engines:
@@ -167,10 +166,10 @@ class Translator:
         )
         for length, chosen in batches:
             read = [(self.tokenizer.bos_id, *hypotheses[i].ids[:-1]) for i in chosen]
-            rows = self._rows(len(chosen))
+            rows, pad_id = row_count(len(chosen), self._mesh), self.tokenizer.pad_id
             padded = (
-                self._padded([sources[i] for i in chosen], rows, length),
-                self._padded(read, rows, _rounded(max(map(len, read)))),
+                pad_rows([sources[i] for i in chosen], rows, length, pad_id),
+                pad_rows(read, rows, _rounded(max(map(len, read))), pad_id),
             )
             with jax.set_mesh(self._mesh):
                 batch = put_batch(dict(zip(("source", "target"), padded, strict=True)), self._mesh)
@@ -188,19 +187,6 @@ class Translator:
         for length, same in itertools.groupby(by_length, key=lambda i: _rounded(lengths[i])):
             yield length, list(same)
 
-    def _rows(self, count: int) -> int:
-        """A power of two of rows for each slice of the batch, so that there are few shapes."""
-        shards = batch_shards(self._mesh)
-        return _power_of_two(-(-count // shards)) * shards
-
-    def _padded(self, sequences: Sequence[Sequence[int]], rows: int, length: int) -> np.ndarray:
-        """Sequences as rows, and copies of the last."""
-        padded = np.full((rows, length), self.tokenizer.pad_id, np.int32)
-        for row in range(rows):
-            sequence = sequences[min(row, len(sequences) - 1)]
-            padded[row, : len(sequence)] = sequence
-        return padded
-
     def _hypotheses(self, found: Found, row: int) -> list[Hypothesis]:
         ids = [
             tuple(tokens[:length].tolist())
@@ -213,8 +199,4 @@ class Translator:
 
 def _rounded(length: int) -> int:
     """Lengths are padded to powers of two, so that few shapes are compiled."""
-    return max(SHORTEST, _power_of_two(length))
-
-
-def _power_of_two(count: int) -> int:
-    return 1 << (count - 1).bit_length()
+    return max(SHORTEST, power_of_two(length))
