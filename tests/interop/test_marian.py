@@ -25,8 +25,8 @@ from tests.interop.marian_folder import (
     write_tensors,
 )
 from tests.interop.test_torch_files import new, view
-from transformer_jax.interop import marian
 from transformer_jax.interop.huggingface import load_pretrained, save_pretrained
+from transformer_jax.interop.marian_config import config_from, settings_of
 from transformer_jax.layers.positions import sinusoidal_positions
 
 
@@ -42,20 +42,20 @@ from transformer_jax.layers.positions import sinusoidal_positions
 )
 def test_each_size_comes_back(changes):
     config = dataclasses.replace(CONFIG, **changes)
-    assert marian.config_from(marian.settings_of(config), "here") == config
+    assert config_from(settings_of(config), "here") == config
 
 
 def test_without_sizes_of_its_own_the_decoder_has_the_encoders(tmp_path):
     config = dataclasses.replace(CONFIG, decoder_num_heads=None, decoder_feed_forward_dim=None)
-    found = marian.config_from(marian.settings_of(config), "here")
+    found = config_from(settings_of(config), "here")
     assert (found.decoder_num_heads, found.decoder_feed_forward_dim) == (2, 28)
 
 
 @pytest.mark.parametrize("activation", ["gelu_new", "gelu_pytorch_tanh"])
 def test_an_activation_may_have_several_names(activation):
     settings = {"activation_function": activation}
-    assert marian.config_from(settings, "here").activation == "gelu_tanh"
-    assert marian.config_from({"activation_function": "silu"}, "here").activation == "swish"
+    assert config_from(settings, "here").activation == "gelu_tanh"
+    assert config_from({"activation_function": "silu"}, "here").activation == "swish"
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -131,7 +131,7 @@ def test_sizes_and_settings_that_cannot_be_are_named(folder, changes, message):
 
 
 def test_a_config_that_leaves_sizes_out_means_marians_defaults():
-    config = marian.config_from({}, "here")
+    config = config_from({}, "here")
     assert (config.vocab_size, config.width, config.num_heads) == (58101, 1024, 16)
     assert (config.encoder_layers, config.feed_forward_dim) == (12, 4096)
     assert config.activation == "gelu" and not config.scaled_embedding
@@ -141,9 +141,9 @@ def test_a_config_that_leaves_sizes_out_means_marians_defaults():
 def test_separate_vocabularies_of_one_size_need_not_say_so():
     settings = dict(share_encoder_decoder_embeddings=False, vocab_size=70)
     for said in ({}, dict(decoder_vocab_size=None), dict(decoder_vocab_size=70)):
-        config = marian.config_from(settings | said, "here")
+        config = config_from(settings | said, "here")
         assert (config.source_vocab_size, config.vocab_size) == (70, 70)
-    config = marian.config_from(settings | dict(decoder_vocab_size=60), "here")
+    config = config_from(settings | dict(decoder_vocab_size=60), "here")
     assert (config.source_vocab_size, config.vocab_size) == (70, 60)
 
 

@@ -54,7 +54,9 @@ class KeyValues:
     @classmethod
     def zeros(cls, shape: tuple[int, int, int, int], dtype: jnp.dtype = jnp.float32) -> KeyValues:
         """An empty cache for keys of shape [B,S,N,H]."""
-        return cls.of(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+        batch, places, heads, size = shape
+        kept = (batch, heads, size, places)
+        return cls(jnp.zeros(kept, dtype), jnp.zeros(kept, dtype))
 
     def read(self) -> tuple[Array, Array]:
         """Keys and values as a kernel takes them, [B,S,N,H] each."""

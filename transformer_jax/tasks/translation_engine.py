@@ -76,6 +76,7 @@ class Engine:
     max_length: int
     steps: int
 
+    @functools.partial(jax.jit, static_argnums=(0, 1, 2))
     def empty(self, rows: int, length: int) -> EngineState:
         """R rows for sources of `length` tokens, all of them stopped."""
         cache_of: Any = functools.partial(self.model.apply, {}, rows, method="empty_cache")
@@ -89,8 +90,7 @@ class Engine:
             state = state._replace(done=~state.done)
         else:
             state = state._replace(found=state.found._replace(done=~state.found.done))
-        # Copies, for parts that are equal at the start must not be one buffer, which is given away.
-        return jax.tree.map(jnp.array, EngineState(state, cache_of(length), valid))
+        return EngineState(state, cache_of(length), valid)
 
     @functools.partial(jax.jit, static_argnums=0)
     def keep(self, state: EngineState, rows: Array) -> EngineState:
