@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from transformer_jax import Decoder, DecoderLayer, Encoder, EncoderLayer, Mask
+from transformer_jax.layers.stacks import unstacked
 
 B, T, S, D = 2, 5, 6, 8
 SIZES = dict(width=D, num_heads=2, feed_forward_dim=16)
@@ -113,13 +114,16 @@ def test_decoder_sees_no_future_gradients_too():
 
 @pytest.mark.parametrize("norm_first", [False, True])
 @pytest.mark.parametrize("block", [1, 2])
-def test_incremental_decoding_equals_full_decoding(norm_first, block):
+@pytest.mark.parametrize("apart", [False, True])
+def test_incremental_decoding_equals_full_decoding(norm_first, block, apart):
     module = Decoder(DecoderLayer(**SIZES, norm_first=norm_first), num_layers=2)
     x, encoded = inputs(4), inputs(S, seed=1)
     cross_mask = Mask.padding(jnp.array([[1] * S, [1] * 3 + [0] * 3]))
     variables = module.init(jax.random.key(0), x, encoded)
     want = module.apply(variables, x, encoded, cross_mask=cross_mask)
 
+    if apart:
+        variables = {"params": unstacked(variables["params"])}
     memory = module.apply(variables, encoded, method="memory")
     cache = module.apply({}, B, 6, method="empty_cache")
     for i in range(0, 4, block):
