@@ -464,7 +464,19 @@ def test_a_missing_special_token_is_named(folder, key, token):
         MarianTokenizer(folder)
 
 
-@pytest.mark.parametrize("token", ["</s>", "<unk>", "<pad>"])
+def test_paddings_of_two_vocabularies_have_no_text(tmp_path, separate_folder):
+    folder = shutil.copytree(separate_folder, tmp_path / "folder")
+    edit(folder, "target_vocab.json", **{"<pad>": 150})
+    tokenizer = MarianTokenizer(folder)
+    assert (tokenizer.pad_id, tokenizer.bos_id, tokenizer.vocab_size) == (90, 90, 151)
+    (ids,) = tokenizer.encode_target(["cat"])
+    assert tokenizer.decode([[90, *ids, 150]]) == tokenizer.decode([ids])
+    (again := tmp_path / "again").mkdir()
+    tokenizer.save(again)
+    assert MarianTokenizer(again).fingerprint == tokenizer.fingerprint
+
+
+@pytest.mark.parametrize("token", ["</s>", "<unk>"])
 def test_special_tokens_have_the_same_ids_on_both_sides(tmp_path, separate_folder, token):
     folder = shutil.copytree(separate_folder, tmp_path / "folder")
     edit(folder, "target_vocab.json", **{token: 150})

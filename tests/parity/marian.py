@@ -69,11 +69,7 @@ def make_tokenizer(folder, *, separate=False):
 
     files = {"vocab": "vocab.json"}
     if separate:
-        # The special tokens need equal ids on both sides, so both have the larger one's pad.
-        both = [vocabulary(source), vocabulary(target)]
-        size = max(map(len, both))
-        for names in both:
-            names["<pad>"] = size - 1
+        both = [vocabulary(source), vocabulary(target)]  # the paddings have different ids
         files["target_vocab_file"] = "target_vocab.json"
     else:
         both = [vocabulary(source + target)]

@@ -114,12 +114,19 @@ def test_other_settings_give_equal_logits(tmp_path, changes):
 def test_separate_vocabularies_give_equal_ids_and_logits(tmp_path, tied):
     tokenizer = small.make_tokenizer(tmp_path, separate=True)
     settings = dict(share_encoder_decoder_embeddings=False, tie_word_embeddings=tied)
-    model = small.make_model(tokenizer, decoder_vocab_size=tokenizer.pad_token_id + 4, **settings)
+    size = len(tokenizer.target_encoder)
+    assert size != len(tokenizer.encoder)
+    model = small.make_model(tokenizer, decoder_vocab_size=size + 4, **settings)
     model.save_pretrained(tmp_path)
     loaded = load_pretrained(tmp_path)
     for text in TEXTS:
         assert loaded.tokenizer.encode([text])[0] == tokenizer(text).input_ids[:-1]
+        expected = tokenizer(text_target=text).input_ids
+        assert loaded.tokenizer.encode_target([text])[0] == expected[:-1]
     assert_logits_equal(model, tokenizer, loaded)
+    expected, _ = generate(model, tokenizer, small.TESTED, num_beams=1)
+    translate = translator(loaded, beam_size=1)
+    assert [best.ids for best, *_ in translate(translate.encode(small.TESTED))] == expected
     again = tmp_path / "again"
     save_pretrained(again, loaded)
     assert_logits_equal(MarianMTModel.from_pretrained(again).eval(), tokenizer, loaded)

@@ -117,6 +117,13 @@ def test_each_gets_what_a_search_for_it_alone_finds(params, search, devices):
     assert len({best.ids for best, *_ in found}) > 10
 
 
+@pytest.mark.parametrize("devices", [1, 8])
+def test_the_last_ones_go_on_in_fewer_rows(params, devices):
+    translate = make_translator(params, GREEDY, devices, batch_size=64)
+    sources = translate.encode(some_sentences(40))
+    assert_found_alone(translate(sources), sources, params, GREEDY)
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 200])
 def test_the_number_of_rows_changes_nothing(params, batch_size):
     sources = make_translator(params, BEAM).encode(some_sentences(9))
