@@ -8,7 +8,7 @@ import types
 from collections import OrderedDict
 from typing import Any, BinaryIO
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 
 MAX_OPCODES = 10_000_000  # a tensor takes some 50; it is a bound on memory
@@ -210,7 +210,7 @@ _DTYPES = {
     f"torch {name}": np.dtype(name)
     for name in "float16 float32 float64 bool int8 int16 int32 int64 "
     "uint8 uint16 uint32 uint64".split()
-} | {"torch bfloat16": np.dtype(ml_dtypes.bfloat16)}
+} | {"torch bfloat16": np.dtype(jnp.bfloat16)}
 _GLOBALS: dict[str, Any] = {
     **_DTYPES,
     "torch HalfStorage": _DTYPES["torch float16"],
