@@ -43,7 +43,7 @@ def evil_maps():
     keys = tuple("ab")
     encoder = AttentionPart("encoder", weights(2, 3, 2, 2), keys, keys)
     cross = AttentionPart("cross", weights(2, 3, len(EVIL), 2, seed=1), EVIL, keys)
-    return AttentionMaps("</title><script>alert('2')</script> & \u2028", (encoder, cross))
+    return AttentionMaps("</title><script>alert('2')</script> & \u2028", (cross, encoder))
 
 
 def tame_maps():
@@ -193,7 +193,7 @@ def test_a_browser_shows_the_row_that_the_address_names(tmp_path, head):
     write_html(maps, tmp_path / "page.html")
     page, complaints = opened(tmp_path, f"part=cross&layer=1&head={head}&query=4")
     assert complaints == []
-    layer = maps.parts[1].weights[1]  # [N,T,S]
+    layer = maps.parts[0].weights[1]  # [N,T,S]
     row = (layer.mean(axis=0) if head == "mean" else layer[head])[4]
     lines = [f"{'ab'[s]}{row[s]:.4f}" for s in np.argsort(-row)]
     assert page.texts["top"] == "".join(lines)
