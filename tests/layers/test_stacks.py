@@ -34,9 +34,10 @@ def test_layers_have_their_own_parameters_on_a_leading_axis():
 
 @pytest.mark.parametrize("remat", ["none", "dots", "full"])
 @pytest.mark.parametrize("unroll", [False, True])
-def test_scan_equals_unrolled_equals_remat_dropout_included(remat, unroll):
+@pytest.mark.parametrize("shared", [False, True])
+def test_scan_equals_unrolled_equals_remat_dropout_included(remat, unroll, shared):
     x, mask = inputs(), Mask.causal()
-    variables = encoder().init(jax.random.key(0), x)
+    variables = encoder(shared=shared).init(jax.random.key(0), x)
 
     def run(module):
         def loss(variables):
@@ -47,7 +48,8 @@ def test_scan_equals_unrolled_equals_remat_dropout_included(remat, unroll):
 
         return jax.jit(jax.grad(loss, has_aux=True))(variables)
 
-    got, want = run(encoder(remat=remat, unroll=unroll)), run(encoder())
+    got = run(encoder(remat=remat, unroll=unroll, shared=shared))
+    want = run(encoder(shared=shared))
     for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(g, w, atol=2e-5)
 
@@ -61,6 +63,41 @@ def test_stack_equals_its_layers_one_by_one():
         params = jax.tree.map(lambda a, i=i: a[i], variables["params"]["layer"])
         y = EncoderLayer(**SIZES).apply({"params": params}, y)
     np.testing.assert_allclose(module.apply(variables, x), y, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+@pytest.mark.parametrize("unroll", [False, True])
+def test_shared_layers_equal_layers_with_equal_parameters(norm_first, unroll):
+    layer, x = EncoderLayer(**SIZES, norm_first=norm_first), inputs()
+    shared = Encoder(layer, num_layers=3, shared=True, unroll=unroll)
+    apart = Encoder(layer, num_layers=3, unroll=unroll)
+    params = shared.init(jax.random.key(0), x)["params"]
+    one = params["shared_layer"]
+    assert jax.tree.map(jnp.shape, one) == jax.tree.map(
+        jnp.shape, layer.init(jax.random.key(0), x)["params"]
+    )
+    copies = params | {"layer": jax.tree.map(lambda p: jnp.stack([p] * 3), one)}
+    del copies["shared_layer"]
+
+    def run(module, params):
+        def loss(params):
+            y = module.apply({"params": params}, x, mask=Mask.causal())
+            return jnp.sum(jnp.sin(y)), y
+
+        return jax.jit(jax.grad(loss, has_aux=True))(params)
+
+    got, got_y = run(shared, params)
+    want, want_y = run(apart, copies)
+    np.testing.assert_array_equal(got_y, want_y)
+    summed = jax.tree.map(lambda g: g.sum(axis=0), want["layer"])
+    for g, w in zip(jax.tree.leaves(got["shared_layer"]), jax.tree.leaves(summed), strict=True):
+        np.testing.assert_allclose(g, w, atol=1e-5)
+
+
+def test_decoder_refuses_shared_layers():
+    module = Decoder(DecoderLayer(**SIZES), num_layers=2, shared=True)
+    with pytest.raises(ValueError, match="cannot share"):
+        module.init(jax.random.key(0), inputs(), inputs())
 
 
 @pytest.mark.parametrize("norm_first", [False, True])
@@ -80,7 +117,8 @@ def test_residual_order_is_the_papers_or_pre_norm(norm_first):
     assert normalised != norm_first
 
 
-def test_dropout_differs_by_layer_and_by_call():
+@pytest.mark.parametrize("shared", [False, True])
+def test_dropout_differs_by_layer_and_by_call(shared):
     x = jnp.ones((B, T, D))
 
     class Probe(nn.Module):
@@ -92,10 +130,10 @@ def test_dropout_differs_by_layer_and_by_call():
             self.sow("intermediates", "bits", bits)
             return x
 
-    _, state = Encoder(Probe(), num_layers=4).apply(
+    _, state = Encoder(Probe(), num_layers=4, shared=shared).apply(
         {}, x, rngs={"dropout": jax.random.key(0)}, mutable=["intermediates"]
     )
-    (bits,) = state["intermediates"]["layer"]["bits"]
+    (bits,) = state["intermediates"]["shared_layer" if shared else "layer"]["bits"]
     assert len(set(np.asarray(bits).tolist())) == 4
 
 
@@ -110,6 +148,21 @@ def test_decoder_sees_no_future_gradients_too():
     np.testing.assert_array_equal(early(x), early(x.at[:, 3:].set(9.0)))
     gradient = jax.grad(lambda x: jnp.sum(early(x) ** 2))(x)
     assert not gradient[:, 3:].any()
+
+
+def test_all_matrices_start_as_the_layer_says():
+    def init(key, shape, dtype):
+        return 3 * jnp.ones(shape, dtype)
+
+    module = Decoder(DecoderLayer(**SIZES, kernel_init=init, gated=True), num_layers=2)
+    params = module.init(jax.random.key(0), inputs(), inputs())["params"]
+    kernels = [
+        leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+        if path[-1].key == "kernel"
+    ]
+    assert len(kernels) == 11  # 4 and 4 of the attentions, up, gate and down
+    assert all((kernel == 3).all() for kernel in kernels)
 
 
 @pytest.mark.parametrize("norm_first", [False, True])
@@ -156,8 +209,9 @@ def test_layers_work_under_jit_grad_vmap_and_remat():
         np.testing.assert_allclose(got, want, atol=1e-4)
 
 
-def test_modules_run_inside_nnx():
-    module, x = encoder(), inputs()
+@pytest.mark.parametrize("shared", [False, True])
+def test_modules_run_inside_nnx(shared):
+    module, x = encoder(shared=shared), inputs()
     bridged = nnx.bridge.ToNNX(module, rngs=nnx.Rngs(0)).lazy_init(x)
     variables = {"params": nnx.to_pure_dict(nnx.state(bridged, nnx.Param))}
     np.testing.assert_allclose(bridged(x), module.apply(variables, x), atol=1e-6)

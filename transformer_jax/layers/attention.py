@@ -161,6 +161,7 @@ class MultiHeadAttention(nn.Module):
       num_heads: number of heads N; must divide the width.
       dropout_rate: probability of dropping one attention weight.
       use_bias: gives the four projections a bias.
+      kernel_init: how the four matrices start.
       attention_fn: the kernel.
       dtype: dtype of the products; parameters are float32, and so is the softmax.
     """
@@ -169,6 +170,7 @@ class MultiHeadAttention(nn.Module):
     num_heads: int
     dropout_rate: float = 0.0
     use_bias: bool = True
+    kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
     attention_fn: AttentionFn = dense_attention
     dtype: jnp.dtype = jnp.float32
 
@@ -177,8 +179,9 @@ class MultiHeadAttention(nn.Module):
         if self.width % self.num_heads:
             raise ValueError(f"num_heads={self.num_heads} must divide width={self.width}.")
         heads = (self.num_heads, self.width // self.num_heads)
-        init = nn.initializers.xavier_uniform()
-        options: dict[str, Any] = dict(use_bias=self.use_bias, kernel_init=init, dtype=self.dtype)
+        options: dict[str, Any] = dict(
+            use_bias=self.use_bias, kernel_init=self.kernel_init, dtype=self.dtype
+        )
         self.query = nn.DenseGeneral(heads, **options)
         self.key = nn.DenseGeneral(heads, **options)
         self.value = nn.DenseGeneral(heads, **options)

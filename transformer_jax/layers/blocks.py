@@ -34,6 +34,7 @@ class LayerSizes(nn.Module):
       norm_first: normalises what enters a sublayer (arXiv:2002.04745), not what leaves it.
       norm_epsilon: added to the variance by the layer norms.
       attention_bias: gives the projections of the attention a bias.
+      kernel_init: how the matrices start.
       attention_fn: the attention kernel.
       dtype: dtype of the products; parameters are float32, and so are the statistics.
     """
@@ -49,6 +50,7 @@ class LayerSizes(nn.Module):
     norm_first: bool = False
     norm_epsilon: float = 1e-6
     attention_bias: bool = True
+    kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
     attention_fn: AttentionFn = dense_attention
     dtype: jnp.dtype = jnp.float32
 
@@ -58,6 +60,7 @@ class LayerSizes(nn.Module):
             self.num_heads,
             dropout_rate=self.attention_dropout_rate,
             use_bias=self.attention_bias,
+            kernel_init=self.kernel_init,
             attention_fn=self.attention_fn,
             dtype=self.dtype,
         )
@@ -68,6 +71,7 @@ class LayerSizes(nn.Module):
             dropout_rate=self.feed_forward_dropout_rate,
             activation=self.activation,
             gated=self.gated,
+            kernel_init=self.kernel_init,
             dtype=self.dtype,
         )
 

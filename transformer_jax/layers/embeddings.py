@@ -9,15 +9,16 @@ from transformer_jax.typing import Array
 class TokenEmbedding(nn.Module):
     """A vector for each token (arXiv:1706.03762, section 3.4).
 
-    Vectors start with variance 1/D, and the look-up multiplies them by sqrt(D) if `scaled`, so
-    that what enters the first layer has unit variance beside the sinusoids, while the shared
-    output projection starts with logits of unit variance.
+    Vectors start with variance 1/D, if not told otherwise, and the look-up multiplies them by
+    sqrt(D) if `scaled`, so that what enters the first layer has unit variance beside the
+    sinusoids, while the shared output projection starts with logits of unit variance.
 
     Attributes:
       vocab_size: number of tokens V.
       width: width D.
       scaled: multiplies what is looked up by sqrt(D).
       use_bias: adds a bias to the logits.
+      init_std: standard deviation that vectors start with; None: 1/sqrt(D).
       dtype: dtype of what the look-up gives and of the products in `logits`.
     """
 
@@ -25,11 +26,13 @@ class TokenEmbedding(nn.Module):
     width: int
     scaled: bool = True
     use_bias: bool = False
+    init_std: float | None = None
     dtype: jnp.dtype = jnp.float32
 
     def setup(self) -> None:
         """Makes the parts."""
-        init = nn.initializers.normal(self.width**-0.5)
+        std = self.width**-0.5 if self.init_std is None else self.init_std
+        init = nn.initializers.normal(std)
         self.embedding = self.param("embedding", init, (self.vocab_size, self.width))
         if self.use_bias:
             self.bias = self.param("bias", nn.initializers.zeros, (self.vocab_size,))

@@ -10,7 +10,7 @@ from transformer_jax.typing import Array
 
 Activation = Literal["relu", "gelu", "gelu_tanh", "swish"]
 
-_ACTIVATIONS = {
+ACTIVATIONS = {
     "relu": nn.relu,
     "gelu": lambda x: nn.gelu(x, approximate=False),  # the exact one, as BERT has it
     "gelu_tanh": lambda x: nn.gelu(x, approximate=True),
@@ -27,6 +27,7 @@ class FeedForward(nn.Module):
       activation: relu (the paper), gelu, gelu_tanh, or swish.
       gated: multiplies the activation by a second product x V (arXiv:2002.05202).
       use_bias: gives the products a bias.
+      kernel_init: how the matrices start.
       dtype: dtype of the products; parameters are float32.
     """
 
@@ -35,6 +36,7 @@ class FeedForward(nn.Module):
     activation: Activation = "relu"
     gated: bool = False
     use_bias: bool = True
+    kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -42,12 +44,15 @@ class FeedForward(nn.Module):
         """[B,T,D] -> [B,T,D]."""
 
         def dense(features: int, name: str) -> nn.Dense:
-            init = nn.initializers.xavier_uniform()
             return nn.Dense(
-                features, use_bias=self.use_bias, kernel_init=init, dtype=self.dtype, name=name
+                features,
+                use_bias=self.use_bias,
+                kernel_init=self.kernel_init,
+                dtype=self.dtype,
+                name=name,
             )
 
-        hidden = _ACTIVATIONS[self.activation](dense(self.hidden_dim, "up")(x))
+        hidden = ACTIVATIONS[self.activation](dense(self.hidden_dim, "up")(x))
         if self.gated:
             hidden = hidden * dense(self.hidden_dim, "gate")(x)
         hidden = Dropout(self.dropout_rate)(hidden, deterministic=deterministic)

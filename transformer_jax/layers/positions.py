@@ -40,15 +40,17 @@ class LearnedPositions(nn.Module):
     Attributes:
       max_length: number of places.
       width: width D.
+      init_std: standard deviation that vectors start with.
     """
 
     max_length: int
     width: int
+    init_std: float = 0.02
 
     @nn.compact
     def __call__(self, positions: Array) -> Array:
         """int [B,T] -> float32 [B,T,D]; a place beyond max_length gives NaN, never another's."""
-        init = nn.initializers.normal(0.02)
+        init = nn.initializers.normal(self.init_std)
         table = self.param("embedding", init, (self.max_length, self.width))
         return jnp.take(table, positions, axis=0, mode="fill", fill_value=jnp.nan)
 

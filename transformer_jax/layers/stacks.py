@@ -35,14 +35,17 @@ def unstacked(params: Params) -> Params:
 
 
 class _Stack(nn.Module):
-    """Runs one layer `num_layers` times, each time with parameters of its own.
+    """Runs one layer `num_layers` times, each time with parameters of its own or with the same.
 
     Every leaf of the layer's parameters gets a leading axis L, whichever way the stack runs, so
-    that there is one parameter tree and one checkpoint format.
+    that there is one parameter tree and one checkpoint format. Parameters that all layers share
+    have no such axis, and another name, "shared_layer", so that a path says what is stacked.
 
     Attributes:
       layer: the layer to repeat.
       num_layers: number of layers L.
+      shared: runs all layers with the same parameters (arXiv:1909.11942, section 3.1); dropout
+        still differs by layer.
       unroll: compiles the layers one after the other instead of as a loop: the same result,
         slower to compile, faster on a CPU.
       remat: what the backward pass computes again instead of keeping: nothing, all but the
@@ -52,6 +55,7 @@ class _Stack(nn.Module):
 
     layer: Any
     num_layers: int
+    shared: bool = False
     unroll: bool = False
     remat: Remat = "none"
     constrain: Constrain = identity
@@ -60,6 +64,8 @@ class _Stack(nn.Module):
         """Makes the parts."""
         if self.layer.norm_first:  # a pre-norm stack leaves its sum unnormalised
             self.norm = nn.LayerNorm(epsilon=self.layer.norm_epsilon, dtype=self.layer.dtype)
+        if self.shared:
+            self.shared_layer = self.layer.clone(name=None)
 
     def _scan(self, body: Callable, carry: Any, xs: Any = None) -> tuple[Any, Any]:
         """Scans body(layer, carry, x) -> (carry, y) over the layers and xs [L, ...]."""
@@ -67,12 +73,13 @@ class _Stack(nn.Module):
             body = nn.remat(body, policy=_POLICIES[self.remat], prevent_cse=False)
         scan = nn.scan(
             body,
-            variable_axes={"params": 0, "intermediates": 0},
-            split_rngs={"params": True, "dropout": True},
+            variable_axes={"intermediates": 0, **({} if self.shared else {"params": 0})},
+            variable_broadcast="params" if self.shared else False,
+            split_rngs={"params": not self.shared, "dropout": True},
             length=self.num_layers,
             unroll=self.num_layers if self.unroll else 1,
         )
-        return scan(self.layer, carry, xs)
+        return scan(self.shared_layer if self.shared else self.layer, carry, xs)
 
     def _with_layer(self, index: int, body: Callable) -> Any:
         """Calls body(layer) with the parameters of one layer, be they stacked or not."""
@@ -91,7 +98,7 @@ class Encoder(_Stack):
 
     Attributes:
       layer: an `EncoderLayer`, or a module of yours that is called in the same way.
-      num_layers, unroll, remat, constrain: see the stack.
+      num_layers, shared, unroll, remat, constrain: see the stack.
     """
 
     layer: EncoderLayer
@@ -119,10 +126,16 @@ class Decoder(_Stack):
 
     Attributes:
       layer: a `DecoderLayer`, or a module of yours that is called in the same way.
-      num_layers, unroll, remat, constrain: see the stack.
+      num_layers, unroll, remat, constrain: see the stack; shared layers are refused.
     """
 
     layer: DecoderLayer
+
+    def setup(self) -> None:
+        """Makes the parts."""
+        if self.shared:
+            raise ValueError("A Decoder cannot share its layers; only an Encoder can.")
+        super().setup()
 
     def __call__(
         self,
