@@ -1,15 +1,16 @@
-"""Adam and AdamW with clipping, and weight decay that is selected by path."""
+"""Adam, AdamW and LAMB with clipping, and weight decay that is selected by path."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import optax
 
 from transformer_jax.parallel.sharding import path_of
+from transformer_jax.training.lamb import scale_by_trust_ratio
 from transformer_jax.training.schedules import Noam, Schedule
 
 NO_DECAY = (r"bias$", r"(^|/)scale$")
@@ -17,7 +18,7 @@ NO_DECAY = (r"bias$", r"(^|/)scale$")
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """Adam (arXiv:1412.6980); with weight decay, AdamW (arXiv:1711.05101).
+    """Adam (arXiv:1412.6980); with weight decay, AdamW (arXiv:1711.05101); or LAMB.
 
     Attributes:
       schedule: the learning rate.
@@ -27,6 +28,10 @@ class OptimizerConfig:
       weight_decay: decoupled decay, times the learning rate.
       no_decay: regexes of the paths of parameters that do not decay.
       clip_norm: largest norm of the whole gradient; None clips nothing.
+      kind: "lamb" multiplies the update of each tensor of each layer by its trust ratio
+        (arXiv:1904.00962, algorithm 2). The ratio of those in `no_decay` is 1, as in
+        google-research/albert (lamb_optimizer.py) and NVIDIA/apex (multi_tensor_lamb.cu). Both
+        moments are bias-corrected, as in the paper and apex; ALBERT's own code does not.
     """
 
     schedule: Schedule = Noam()
@@ -36,8 +41,11 @@ class OptimizerConfig:
     weight_decay: float = 0.0
     no_decay: tuple[str, ...] = NO_DECAY
     clip_norm: float | None = None
+    kind: Literal["adam", "lamb"] = "adam"
 
     def __post_init__(self) -> None:
+        if self.kind not in ("adam", "lamb"):
+            raise ValueError(f"optimizer.kind={self.kind!r} must be 'adam' or 'lamb'.")
         if not (0 <= self.b1 < 1 and 0 <= self.b2 < 1):
             raise ValueError(f"optimizer.b1={self.b1} and b2={self.b2} must be in [0, 1).")
         if self.epsilon <= 0:
@@ -57,15 +65,17 @@ def decay_mask(params: Any, no_decay: tuple[str, ...]) -> Any:
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     """The optimizer for a run whose schedule ends after `steps` updates."""
+
+    def decays(params: Any) -> Any:
+        return decay_mask(params, config.no_decay)
+
     parts = []
     if config.clip_norm is not None:
         parts.append(optax.clip_by_global_norm(config.clip_norm))
     parts.append(optax.scale_by_adam(config.b1, config.b2, config.epsilon))
     if config.weight_decay:
-        parts.append(
-            optax.add_decayed_weights(
-                config.weight_decay, mask=lambda params: decay_mask(params, config.no_decay)
-            )
-        )
+        parts.append(optax.add_decayed_weights(config.weight_decay, mask=decays))
+    if config.kind == "lamb":
+        parts.append(optax.masked(scale_by_trust_ratio(), decays))
     parts.append(optax.scale_by_learning_rate(config.schedule.build(steps)))
     return optax.chain(*parts)

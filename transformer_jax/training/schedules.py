@@ -66,6 +66,47 @@ class WarmupLinear:
 
 
 @dataclasses.dataclass(frozen=True)
+class WarmupPolynomial:
+    """Linear growth to the peak, then end + (peak - end) * left^power.
+
+    `left` falls linearly from 1 at the peak to 0 at the horizon; with power 1 and end 0 this is
+    `WarmupLinear`. The code of BERT, ALBERT and LAMB (google-research/bert and albert,
+    optimization.py; NVIDIA's PolyWarmUpScheduler) counts the decay from the first update on, and
+    jumps down where the warm-up ends; after it, its rates are ours with
+    peak * (1 - warmup / steps)^power for a peak.
+
+    Attributes:
+      peak: the largest learning rate.
+      warmup: updates of linear growth.
+      power: 1 for a line (BERT, ALBERT), 0.5 for a square root (NVIDIA's LAMB recipe).
+      end: the learning rate at the horizon.
+    """
+
+    peak: float = 1e-3
+    warmup: int = 1000
+    power: float = 1.0
+    end: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.power <= 0:
+            raise ValueError(f"schedule.power={self.power} must be positive.")
+        if not 0 <= self.end <= self.peak:
+            raise ValueError(f"schedule.end={self.end} must be in [0, schedule.peak={self.peak}].")
+
+    def build(self, steps: int) -> optax.Schedule:
+        """The schedule over `steps` updates."""
+        warmup = min(self.warmup, steps)
+
+        def schedule(step: Array) -> Array:
+            n = jnp.asarray(step, jnp.float32) + 1
+            left = jnp.clip((steps + 1 - n) / max(steps + 1 - warmup, 1), 0.0, 1.0)
+            falling = self.end + (self.peak - self.end) * left**self.power
+            return jnp.minimum(self.peak * n / max(warmup, 1), falling)
+
+        return schedule
+
+
+@dataclasses.dataclass(frozen=True)
 class WarmupCosine:
     """Linear growth to the peak, then half a cosine to zero at the horizon (arXiv:1608.03983).
 
@@ -114,4 +155,4 @@ class InverseSqrt:
         return schedule
 
 
-Schedule = Noam | WarmupLinear | WarmupCosine | InverseSqrt
+Schedule = Noam | WarmupLinear | WarmupPolynomial | WarmupCosine | InverseSqrt
