@@ -14,6 +14,15 @@ _CACHE = tempfile.TemporaryDirectory(prefix="transformer_jax_tests_")
 jax.config.update("jax_compilation_cache_dir", _CACHE.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_programs_at_a_time():
+    """Drops what a file compiled: each program takes some maps of memory, of which Linux gives a
+    process 65,530, and LLVM aborts when they are used up."""
+    yield
+    jax.clear_caches()
+
+
 WORDS = {
     "red": "rouge",
     "green": "vert",
