@@ -13,7 +13,8 @@ import pytest
 
 from transformer_jax.layers.attention import chunked_attention
 from transformer_jax.models.bert import Bert, BertConfig
-from transformer_jax.models.bert_pretraining import BertPretraining
+from transformer_jax.models.bert_pretraining import BertPretraining, Boundaries
+from transformer_jax.models.heads import SpanBoundaryHead
 
 BERT = BertConfig(
     vocab_size=17, width=8, num_heads=2, feed_forward_dim=12, num_layers=2, max_positions=6
@@ -173,16 +174,37 @@ def test_gathered_logits_equal_all_logits_gathered(config):
 
 
 @pytest.mark.parametrize("config", [BERT, ALBERT], ids=["bert", "albert"])
-def test_masked_states_times_the_output_table_are_the_logits(config):
+def test_masked_states_times_the_table_are_the_logits(config):
     batch, params = batch_of([0, 1, 2]), random_params(config)
-    states, pairs = run(config, batch, method="masked_states")
-    table, bias = BertPretraining(config).apply({"params": params}, method="output_table")
-    assert states.shape == (1, P, config.embedding_width or config.width)
-    assert table.shape == (config.vocab_size, states.shape[-1])
-    tokens, pairs_too = run(config, batch)
-    want = np.asarray(states, np.float64) @ np.asarray(table, np.float64).T + np.asarray(bias)
-    np.testing.assert_allclose(tokens, want, atol=1e-5)
-    np.testing.assert_array_equal(pairs, pairs_too)
+    states = run(config, batch, method="states")
+    table, bias, _ = BertPretraining(config).apply({"params": params}, method="tables")
+    assert states.masked.shape == (1, P, config.embedding_width or config.width)
+    assert table.shape == (config.vocab_size, states.masked.shape[-1])
+    assert states.boundary is None
+    np.testing.assert_array_equal(states.hidden, hidden_of(config, batch))
+    tokens, pairs = run(config, batch)
+    want = np.asarray(states.masked, np.float64) @ np.asarray(table, np.float64).T
+    np.testing.assert_allclose(tokens, want + np.asarray(bias), atol=1e-5)
+    np.testing.assert_array_equal(states.pairs, pairs)
+
+
+def test_the_span_boundary_head_reads_both_ends_of_the_span():
+    model = BertPretraining(BERT, span_boundary=True)
+    batch = batch_of([0, 1, 2])
+    shapes = jax.eval_shape(model.init, jax.random.key(0), batch["tokens"])["params"]
+    keys = iter(jax.random.split(jax.random.key(1), 100))
+    params = jax.tree.map(lambda x: 0.3 * jax.random.normal(next(keys), x.shape), shapes)
+    places = Boundaries(*(np.array([[3, 1], [5, 9], [0, 1]], np.int32)[:, None]))
+    batch["masked_positions"] = np.array([[4, 7]], np.int32)
+    states = model.apply({"params": params}, **batch, boundaries=places, method="states")
+    head = SpanBoundaryHead(BERT.vocab_size, BERT.width)
+    left, right = (states.hidden[:, x[0]] for x in places[:2])
+    want = head.apply(
+        {"params": params["span_boundary_head"]}, left, right, places.offsets, method="states"
+    )
+    np.testing.assert_allclose(states.boundary, want, atol=1e-6)
+    _, _, bias = model.apply({"params": params}, method="tables")
+    np.testing.assert_array_equal(bias, params["span_boundary_head"]["bias"])
 
 
 def test_pooled_states_are_of_each_examples_first_token():

@@ -5,14 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from transformer_jax.cli.config_file import load_config
+from transformer_jax.models.bert import BertConfig
 from transformer_jax.models.transformer import TransformerConfig
+from transformer_jax.tasks.bert_data import BertData
+from transformer_jax.tasks.masked_lm import MaskedLmConfig
 from transformer_jax.tasks.translation import TranslationConfig
 from transformer_jax.tasks.translation_data import TranslationData
 from transformer_jax.training.config import ExperimentConfig
 from transformer_jax.training.config_json import classes_in, from_json, read_json
 
 # The classes that a config.json may name; those of one's own come from one's own config file.
-CLASSES = classes_in(ExperimentConfig(TranslationConfig(), TransformerConfig(), TranslationData()))
+CLASSES = classes_in(
+    ExperimentConfig(TranslationConfig(), TransformerConfig(), TranslationData())
+) | classes_in(ExperimentConfig(MaskedLmConfig(), BertConfig(), BertData()))
 
 
 def read_run_config(workdir: Path, own_config: Path | None = None) -> ExperimentConfig:

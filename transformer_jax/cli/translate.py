@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from transformer_jax.cli.lines import read_text
 from transformer_jax.cli.model_folder import open_model
 from transformer_jax.decoding.sampling import Sampling
 from transformer_jax.decoding.search_config import SearchConfig
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         first = 1
         while chunk := list(itertools.islice(sys.stdin.buffer, CHUNK)):
-            lines = [_text(line, number) for number, line in enumerate(chunk, first)]
+            lines = [read_text(line, n, "translate") for n, line in enumerate(chunk, first)]
             for line in _translate(translator, lines, first, args):
                 print(line)
             sys.stdout.flush()
@@ -101,14 +102,6 @@ def _search(base: SearchConfig, args: argparse.Namespace) -> SearchConfig:
     if not 1 <= args.n_best <= search.beam_size:
         raise UserError(f"--n-best {args.n_best} must be 1 to --beam-size {search.beam_size}.")
     return search
-
-
-def _text(line: bytes, number: int) -> str:
-    try:
-        return line.decode("utf-8").strip()
-    except UnicodeDecodeError:
-        _say(number, "is not UTF-8; what cannot be read is replaced")
-        return line.decode("utf-8", errors="replace").strip()
 
 
 def _translate(

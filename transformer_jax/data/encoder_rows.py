@@ -14,7 +14,7 @@ from transformer_jax.data.sentence_pairs import Documents, Examples
 
 # What a row says of each of its segments: all that a batch needs beside the corpus, so that the
 # rows of one epoch can be built while those of the next one are planned.
-_SEGMENT = np.dtype(
+SEGMENT = np.dtype(
     [
         ("example", np.int64),  # its number in the row, from 0
         ("start", np.int64),  # of its tokens in the corpus
@@ -50,16 +50,17 @@ class EncoderRows(Sequence[np.ndarray]):
     def __getitem__(self, index: int | slice) -> np.ndarray | list[np.ndarray]:
         """What `build_rows` reads of a row, or of the rows of a slice."""
         if isinstance(index, slice):
-            return [self._segments(ids) for ids in self.ids[index]]
-        return self._segments(self.ids[index])
+            return [self.segments(ids) for ids in self.ids[index]]
+        return self.segments(self.ids[index])
 
-    def _segments(self, ids: np.ndarray) -> np.ndarray:
+    def segments(self, ids: np.ndarray) -> np.ndarray:
+        """The segments of these examples, as if they were a row: SEGMENT [segments]."""
         examples = self.examples
         first = examples.offsets[ids]
         counts = examples.offsets[ids + 1] - first
         rank = _ranges(counts)  # of a segment in its example
         segment = np.repeat(first, counts) + rank
-        row = np.zeros(len(segment), _SEGMENT)
+        row = np.zeros(len(segment), SEGMENT)
         row["example"] = np.repeat(np.arange(len(ids)), counts)
         row["start"] = examples.starts[segment]
         row["size"] = examples.sizes[segment]
@@ -126,7 +127,7 @@ def build_rows(
       ValueError: a row has too many tokens or examples.
     """
     row_of = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
-    table = np.concatenate([np.zeros(0, _SEGMENT), *(row for row in rows if len(row))])
+    table = np.concatenate([np.zeros(0, SEGMENT), *(row for row in rows if len(row))])
     if (table["example"] >= row_examples).any():
         raise ValueError(f"a row has more than {row_examples} examples")
     opens = np.append(True, np.diff(row_of * row_examples + table["example"]) != 0)[: len(table)]

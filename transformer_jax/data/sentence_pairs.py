@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from transformer_jax.data.pipeline import Ragged
 from transformer_jax.errors import UserError
@@ -35,9 +36,7 @@ class Documents:
     borders: np.ndarray
 
     @classmethod
-    def from_lists(
-        cls, documents: Iterable[Sequence[tuple[Sequence[int], Sequence[bool]]]]
-    ) -> "Documents":
+    def from_lists(cls, documents: Iterable[Sequence[tuple[ArrayLike, ArrayLike]]]) -> "Documents":
         """Holds documents of (tokens, word starts) paragraphs, 5 bytes a token.
 
         Raises:
@@ -47,10 +46,11 @@ class Documents:
         offsets, borders = array.array("q", [0]), array.array("q", [0])
         for document in documents:
             for ids, begins in document:
+                ids, begins = np.asarray(ids, np.int32), np.asarray(begins, bool)
                 if len(ids) != len(begins):
                     raise ValueError(f"{len(ids)} tokens have {len(begins)} word starts")
-                tokens += np.asarray(ids, np.int32).tobytes()
-                starts += np.asarray(begins, bool).tobytes()
+                tokens += ids.tobytes()
+                starts += begins.tobytes()
                 offsets.append(len(starts))
             borders.append(len(offsets) - 1)
         paragraphs = Ragged(np.frombuffer(tokens, np.int32), np.array(offsets, np.int64))

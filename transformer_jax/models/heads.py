@@ -14,6 +14,12 @@ def gather_tokens(x: Array, places: Array) -> Array:
     return jnp.take_along_axis(x, places[..., None], axis=1)
 
 
+def tied_logits(states: Array, table: Array, bias: Array) -> Array:
+    """Scores tokens by their embeddings: [B,P,D'], [V,D'], [V] -> float32 [B,P,V]."""
+    table = table.astype(states.dtype)
+    return jnp.einsum("BPD,VD->BPV", states, table, preferred_element_type=jnp.float32) + bias
+
+
 class Transform(nn.Module):
     """norm(activation(x W + b)).
 
@@ -71,9 +77,7 @@ class TiedHead(nn.Module):
 
     def logits(self, states: Array, table: Array) -> Array:
         """[B,P,D'], the embedding table [V,D'] -> float32 [B,P,V]."""
-        table = table.astype(self.dtype)
-        products = jnp.einsum("BPD,VD->BPV", states, table, preferred_element_type=jnp.float32)
-        return products + self.bias
+        return tied_logits(states.astype(self.dtype), table, self.bias)
 
 
 class MlmHead(TiedHead):

@@ -22,6 +22,7 @@ Rules = Iterable[tuple[str, tuple[str | None, ...]]]
 REPLICATED: Rules = ((r"", ()),)
 
 TRANSFORMER_RULES: Rules = (
+    (r"(position|type)_embedding/embedding$", (None, None)),  # few rows, whatever the mesh
     (r"_embedding/embedding$", ("model", None)),  # never by width: look-ups would gather it
     (r"attention/(query|key|value)/kernel$", ("fsdp", "model", None)),
     (r"attention/(query|key|value)/bias$", ("model", None)),
@@ -30,6 +31,9 @@ TRANSFORMER_RULES: Rules = (
     (r"feed_forward/(up|gate)/bias$", ("model",)),
     (r"feed_forward/down/kernel$", ("model", "fsdp")),
     (r"_embedding/bias$", ("model",)),
+    (r"(mlm|boundary)_head/bias$", ("model",)),  # one for each row of the embedding
+    (r"pair_head/dense/kernel$", (None, None)),
+    (r"(embedding_projection|pooler|transform(_\d)?/dense)/kernel$", (None, "fsdp")),
     (r"(norm/scale|bias)$", (None,)),
 )
 

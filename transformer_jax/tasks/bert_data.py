@@ -1,0 +1,159 @@
+"""The text that an encoder is pretrained on: where it is, its tokenizer, its packed rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Literal, get_args
+
+import jax
+from jax.experimental import multihost_utils
+
+from transformer_jax.data.byte_bpe import ByteBpeTokenizer
+from transformer_jax.data.corpus_rows import CorpusRows, ExampleKind, PretrainingRows, tokenise
+from transformer_jax.data.documents import read_documents
+from transformer_jax.data.encoder_tokenizer import EncoderTokenizer
+from transformer_jax.data.sentencepiece_encoder import SentencePieceEncoder
+from transformer_jax.data.subword_tokenizers import load_tokenizer
+from transformer_jax.data.wordpiece import WordPieceTokenizer
+from transformer_jax.errors import UserError
+
+TokenizerKind = Literal["wordpiece", "byte_bpe", "sentencepiece"]
+
+_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt")  # the first that a folder has
+
+
+@dataclasses.dataclass(frozen=True)
+class BertData:
+    """Where the text is, and what examples it is cut into.
+
+    Attributes:
+      path: a folder of *.txt, a paragraph a line and a blank line between documents;
+        `tfds:NAME/CONFIG` for a TensorFlow dataset of texts; `prose:installed` or `prose:FOLDER`
+        for the documentation of Python packages.
+      tokenizer: wordpiece, byte_bpe or sentencepiece to train one on the text, with
+        model.vocab_size tokens; or the file of a tokenizer (tokenizer.json, vocab.txt, a
+        SentencePiece model), or the folder of a run or of a published model that has one.
+      lowercase: trains the tokenizer on lower-case text without accents; says of a vocab.txt that
+        it is such a model's. Byte-level BPE keeps the case.
+      examples: pairs for next-sentence prediction (BERT) or sentence order (ALBERT), or full
+        sentences across documents (RoBERTa).
+      row_length: tokens of a packed row.
+      example_length: most tokens of an example; None: a row.
+      row_examples: most examples of a row; None: four times as many as its longest ones.
+    """
+
+    path: str = ""
+    tokenizer: str = "wordpiece"
+    lowercase: bool = True
+    examples: ExampleKind = "next_sentence"
+    row_length: int = 128
+    example_length: int | None = None
+    row_examples: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.row_length < 8:
+            raise ValueError(f"data.row_length={self.row_length} must be at least 8.")
+        if not 8 <= self.longest <= self.row_length:
+            raise ValueError(
+                f"data.example_length={self.longest} must be in 8..{self.row_length}, the row."
+            )
+        if self.row_examples is not None and self.row_examples < 1:
+            raise ValueError(f"data.row_examples={self.row_examples} must be at least 1.")
+        # The run must find its data and its tokenizer from any folder.
+        scheme, colon, folder = self.path.rpartition(":")
+        if scheme in ("", "prose") and folder not in ("", "installed") and Path(folder).is_dir():
+            object.__setattr__(self, "path", f"{scheme}{colon}{Path(folder).resolve()}")
+        if self.tokenizer not in get_args(TokenizerKind) and Path(self.tokenizer).exists():
+            object.__setattr__(self, "tokenizer", str(Path(self.tokenizer).resolve()))
+
+    @property
+    def longest(self) -> int:
+        """The most tokens of an example."""
+        return self.example_length or self.row_length
+
+    @property
+    def places(self) -> int:
+        """The most examples E of a row."""
+        return self.row_examples or 4 * (self.row_length // self.longest)
+
+
+def read_rows(data: BertData, split: str, tokenizer: EncoderTokenizer) -> PretrainingRows:
+    """Reads a split as tokens.
+
+    Raises:
+      UserError: the data is missing, malformed, or has no document in this split.
+    """
+    return CorpusRows(
+        tokenise(read_documents(data.path, split), tokenizer),
+        tokenizer,
+        examples=data.examples,
+        row_length=data.row_length,
+        example_length=data.longest,
+        row_examples=data.places,
+    )
+
+
+def run_tokenizer(data: BertData, vocab_size: int, workdir: Path) -> EncoderTokenizer:
+    """The tokenizer of the run in `workdir`, which is trained or copied there at its start.
+
+    Raises:
+      UserError: the text or the file is missing or damaged, or has more tokens than the model.
+    """
+    # Before config.json is there, the folder is no run yet: a tokenizer that is left in it is of a
+    # start that failed, maybe on other data.
+    if not (workdir / "config.json").exists() and jax.process_index() == 0:
+        for name in _FILES:
+            (workdir / name).unlink(missing_ok=True)
+        _make_tokenizer(data, vocab_size, workdir)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("tokenizer")
+    path = find_tokenizer(workdir)
+    tokenizer = load_tokenizer(path)
+    if tokenizer.vocab_size > vocab_size:
+        raise UserError(
+            f"{path} has {tokenizer.vocab_size} tokens, the model {vocab_size}. Set "
+            f"--model.vocab_size {tokenizer.vocab_size}, or a larger number."
+        )
+    return tokenizer
+
+
+def find_tokenizer(path: Path) -> Path:
+    """The tokenizer's file in a folder, or the file itself.
+
+    Raises:
+      UserError: there is none.
+    """
+    if path.is_file():
+        return path
+    found = [path / name for name in _FILES if (path / name).is_file()]
+    if not found:
+        raise UserError(
+            f"No tokenizer at {path}: it is no file, and no folder with {' or '.join(_FILES)}. To "
+            f"train one, set --data.tokenizer to {', '.join(get_args(TokenizerKind))}."
+        )
+    return found[0]
+
+
+def _make_tokenizer(data: BertData, vocab_size: int, workdir: Path) -> None:
+    """Trains the tokenizer, or copies it; a vocab.txt becomes a tokenizer.json."""
+    if data.tokenizer not in get_args(TokenizerKind):
+        found = find_tokenizer(Path(data.tokenizer))
+        if found.suffix == ".txt":
+            tokenizer = WordPieceTokenizer.from_vocab(found, lowercase=data.lowercase)
+            tokenizer.save(workdir / "tokenizer.json")
+        else:
+            load_tokenizer(found)  # what is damaged is not copied
+            is_json = found.suffix == ".json"
+            shutil.copyfile(found, workdir / ("tokenizer.json" if is_json else "tokenizer.model"))
+        return
+    texts = (text for document in read_documents(data.path, "train") for text in document)
+    if data.tokenizer == "byte_bpe":
+        ByteBpeTokenizer.train(texts, workdir / "tokenizer.json", vocab_size=vocab_size)
+    elif data.tokenizer == "wordpiece":
+        path, lowercase = workdir / "tokenizer.json", data.lowercase
+        WordPieceTokenizer.train(texts, path, vocab_size=vocab_size, lowercase=lowercase)
+    else:
+        path, lowercase = workdir / "tokenizer.model", data.lowercase
+        SentencePieceEncoder.train(texts, path, vocab_size=vocab_size, lowercase=lowercase)
