@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from transformer_jax.training.config_json import classes_in, from_json, to_json
-from transformer_jax.training.optimizer import NO_DECAY, OptimizerConfig, decay_mask, make_optimizer
+from transformer_jax.training.optimizer import NO_DECAY, OptimizerConfig, make_optimizer, without
 from transformer_jax.training.schedules import (
     InverseSqrt,
     Noam,
@@ -94,7 +94,7 @@ def test_decay_is_selected_by_path_and_never_by_rank():
         "encoder": {"norm": {"scale": 0, "bias": 0}, "up": {"kernel": 0, "bias": 0}},
         "token_embedding": {"embedding": 0},
     }
-    assert decay_mask(params, NO_DECAY) == {
+    assert without(params, NO_DECAY) == {
         "encoder": {"norm": {"scale": False, "bias": False}, "up": {"kernel": True, "bias": False}},
         "token_embedding": {"embedding": True},
     }
@@ -103,7 +103,7 @@ def test_decay_is_selected_by_path_and_never_by_rank():
 @pytest.mark.parametrize("name", ["bert_base_pretraining", "albert_base_pretraining"])
 def test_biases_and_norms_of_bert_do_not_decay_and_all_else_does(name):
     shapes = json.loads((GOLDEN / f"{name}.json").read_text())
-    mask = decay_mask(dict.fromkeys(shapes, 0), NO_DECAY)
+    mask = without(dict.fromkeys(shapes, 0), NO_DECAY)
     decaying = {path for path, decays in mask.items() if decays}
     # By what they are: matrices and tables decay, also where a layer's axis or heads are in front.
     assert decaying == {path for path in shapes if path.endswith(("/kernel", "/embedding"))}
@@ -116,7 +116,7 @@ def test_adam_is_made_of_what_it_was_made_of_before_lamb():
     before = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.scale_by_adam(config.b1, config.b2, config.epsilon),
-        optax.add_decayed_weights(0.1, mask=lambda params: decay_mask(params, NO_DECAY)),
+        optax.add_decayed_weights(0.1, mask=lambda params: without(params, NO_DECAY)),
         optax.scale_by_learning_rate(config.schedule.build(10)),
     )
     rng = np.random.default_rng(0)

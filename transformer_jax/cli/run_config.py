@@ -8,6 +8,7 @@ from transformer_jax.cli.config_file import load_config
 from transformer_jax.models.bert import BertConfig
 from transformer_jax.models.transformer import TransformerConfig
 from transformer_jax.tasks.bert_data import BertData
+from transformer_jax.tasks.distillation import DistillationConfig
 from transformer_jax.tasks.masked_lm import MaskedLmConfig
 from transformer_jax.tasks.translation import TranslationConfig
 from transformer_jax.tasks.translation_data import TranslationData
@@ -16,8 +17,12 @@ from transformer_jax.training.config_json import classes_in, from_json, read_jso
 
 # The classes that a config.json may name; those of one's own come from one's own config file.
 CLASSES = classes_in(
-    ExperimentConfig(TranslationConfig(), TransformerConfig(), TranslationData())
-) | classes_in(ExperimentConfig(MaskedLmConfig(), BertConfig(), BertData()))
+    (
+        ExperimentConfig(TranslationConfig(), TransformerConfig(), TranslationData()),
+        ExperimentConfig(MaskedLmConfig(), BertConfig(), BertData()),
+        DistillationConfig(),
+    )
+)
 
 
 def read_run_config(workdir: Path, own_config: Path | None = None) -> ExperimentConfig:

@@ -10,6 +10,7 @@ from typing import Any
 
 import absl.logging
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
@@ -119,6 +120,16 @@ class Checkpoints:
                 f"{self.folder} has no step {step}; it has {', '.join(map(str, self.steps()))}."
             )
         return self._restore(step, params=_as(params))["params"]
+
+    def read_params(self, step: int) -> Params:
+        """The parameters of a step as numpy arrays, whatever model they are of."""
+        shapes = self._manager.item_metadata(step)["params"].tree
+
+        def as_numpy(_: Any) -> ocp.RestoreArgs:
+            return ocp.RestoreArgs(restore_type=np.ndarray)
+
+        found = ocp.args.PyTreeRestore(restore_args=jax.tree.map(as_numpy, shapes))
+        return self._restore(step, params=found)["params"]
 
     def average(self, steps: list[int], params: Params) -> Params:
         """The mean of the parameters of several steps (arXiv:1706.03762, section 6.1)."""

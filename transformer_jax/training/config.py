@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any, Literal
 
 from transformer_jax.parallel.mesh import MeshConfig
@@ -15,6 +16,8 @@ class TrainConfig:
 
     Attributes:
       steps: updates of the whole run, the horizon of the schedule.
+      init_from: folder of a run whose newest parameters this one starts from, in place of random
+        ones; its optimizer's state stays behind.
       stop_at: ends this start of the run after that many updates; the horizon stays.
       batch_size: rows of a batch over all devices.
       microbatches: parts that a batch is cut into to save memory.
@@ -28,6 +31,7 @@ class TrainConfig:
     """
 
     steps: int = 100_000
+    init_from: str | None = None
     stop_at: int | None = None
     batch_size: int = 128
     microbatches: int = 1
@@ -50,6 +54,8 @@ class TrainConfig:
                 f"train.microbatches={self.microbatches} must divide "
                 f"train.batch_size={self.batch_size}."
             )
+        if self.init_from is not None and Path(self.init_from).is_dir():
+            object.__setattr__(self, "init_from", str(Path(self.init_from).resolve()))
         if self.average_last > self.keep:
             raise ValueError(
                 f"train.average_last={self.average_last} needs train.keep to be as large; "

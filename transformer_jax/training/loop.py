@@ -23,11 +23,12 @@ from transformer_jax.parallel.sharding import (
 )
 from transformer_jax.tasks.task import Task
 from transformer_jax.training.checkpoint import Checkpoints
-from transformer_jax.training.config import ExperimentConfig, differences
+from transformer_jax.training.config import ExperimentConfig, TrainConfig, differences
 from transformer_jax.training.config_json import read_json, to_json, write_config
 from transformer_jax.training.metrics import Clock, Display, MetricsLog
 from transformer_jax.training.optimizer import make_optimizer
 from transformer_jax.training.profile import Tracer
+from transformer_jax.training.start import starting_params
 from transformer_jax.training.step import TrainState, init_state, make_train_step
 from transformer_jax.typing import Batch, Params, Terms
 
@@ -53,7 +54,7 @@ def train(config: ExperimentConfig, workdir: Path, *, profile: bool = False) -> 
     task = build_task(config, workdir, mesh)
     summary = task.summary  # reads the data: what is bad there shows before this is a run
     optimizer = make_optimizer(config.optimizer, settings.steps)
-    state, position, layout = _start(task, optimizer, checkpoints, settings.seed, mesh)
+    state, position, layout = _start(task, optimizer, checkpoints, settings, mesh)
     first_step = int(state.step)
     last_step = min(settings.steps, settings.stop_at or settings.steps)
 
@@ -115,7 +116,7 @@ def _start(
     task: Task,
     optimizer: optax.GradientTransformation,
     checkpoints: Checkpoints,
-    seed: int,
+    settings: TrainConfig,
     mesh: Mesh,
 ) -> tuple[TrainState, DataState, Any]:
     """The state to go on from, where its data goes on, and the layout of the state."""
@@ -123,12 +124,14 @@ def _start(
     def init(key: jax.Array) -> TrainState:
         return init_state(task.init_params(key), optimizer)
 
-    key = jax.random.key(seed)
+    key = jax.random.key(settings.seed)
     shapes = jax.eval_shape(init, key)
     layout = shardings(shapes, mesh, task.sharding_rules)
     latest = checkpoints.latest()
     if latest is None:  # parameters are born where they are to live
-        return jax.jit(init, out_shardings=layout)(key), DataState(), layout
+        state = jax.jit(init, out_shardings=layout)(key)
+        params = starting_params(task, state.params, settings.init_from)
+        return state.replace(params=params), DataState(), layout
     shapes = jax.tree.map(with_layout, shapes, layout)
     return *checkpoints.restore(latest, shapes, task.fingerprint), layout
 

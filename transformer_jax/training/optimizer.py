@@ -32,6 +32,7 @@ class OptimizerConfig:
         (arXiv:1904.00962, algorithm 2). The ratio of those in `no_decay` is 1, as in
         google-research/albert (lamb_optimizer.py) and NVIDIA/apex (multi_tensor_lamb.cu). Both
         moments are bias-corrected, as in the paper and apex; ALBERT's own code does not.
+      frozen: regexes of the paths of parameters that stay as they are, and need no moments.
     """
 
     schedule: Schedule = Noam()
@@ -42,6 +43,7 @@ class OptimizerConfig:
     no_decay: tuple[str, ...] = NO_DECAY
     clip_norm: float | None = None
     kind: Literal["adam", "lamb"] = "adam"
+    frozen: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in ("adam", "lamb"):
@@ -54,20 +56,20 @@ class OptimizerConfig:
             raise ValueError(f"optimizer.clip_norm={self.clip_norm} must be positive.")
 
 
-def decay_mask(params: Any, no_decay: tuple[str, ...]) -> Any:
-    """True for the parameters that decay: those whose path no regex is found in."""
+def without(params: Any, patterns: tuple[str, ...]) -> Any:
+    """True for the parameters whose path no regex is found in."""
 
-    def decays(path: tuple[Any, ...], _: Any) -> bool:
-        return not any(re.search(pattern, path_of(path)) for pattern in no_decay)
+    def free(path: tuple[Any, ...], _: Any) -> bool:
+        return not any(re.search(pattern, path_of(path)) for pattern in patterns)
 
-    return jax.tree_util.tree_map_with_path(decays, params)
+    return jax.tree_util.tree_map_with_path(free, params)
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     """The optimizer for a run whose schedule ends after `steps` updates."""
 
     def decays(params: Any) -> Any:
-        return decay_mask(params, config.no_decay)
+        return without(params, config.no_decay)
 
     parts = []
     if config.clip_norm is not None:
@@ -78,4 +80,12 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     if config.kind == "lamb":
         parts.append(optax.masked(scale_by_trust_ratio(), decays))
     parts.append(optax.scale_by_learning_rate(config.schedule.build(steps)))
-    return optax.chain(*parts)
+    if not config.frozen:
+        return optax.chain(*parts)
+
+    def label(params: Any) -> Any:
+        trained = without(params, config.frozen)
+        return jax.tree.map(lambda t: "trained" if t else "frozen", trained)
+
+    kinds = {"trained": optax.chain(*parts), "frozen": optax.set_to_zero()}
+    return optax.multi_transform(kinds, label)

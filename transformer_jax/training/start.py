@@ -1,0 +1,68 @@
+"""What training starts from: fresh parameters, or those of another run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from transformer_jax.errors import UserError
+from transformer_jax.parallel.sharding import path_of
+from transformer_jax.tasks.task import Task
+from transformer_jax.training.checkpoint import Checkpoints
+from transformer_jax.typing import Params
+
+
+def starting_params(task: Task, fresh: Params, init_from: str | None) -> Params:
+    """The fresh parameters, or in their layout those of the run in the folder `init_from`.
+
+    A task whose parameters are made of another run's, as a student's are of its teacher's, has a
+    method `adopt_params(params) -> params` besides those of `Task`.
+
+    Raises:
+      UserError: there is no such run, its parameters do not fit, or the task needs one.
+    """
+    adopt = getattr(task, "adopt_params", None)
+    if init_from is None:
+        if adopt is not None:
+            raise UserError(
+                f"{type(task).__name__} starts from the parameters of another run. Name its folder "
+                f"with --train.init_from."
+            )
+        return fresh
+    checkpoints = Checkpoints(Path(init_from), read_only=True)
+    step = checkpoints.latest()
+    if step is None:
+        raise UserError(f"--train.init_from {init_from} has no finished checkpoint.")
+    found = checkpoints.read_params(step)
+    checkpoints.close()
+    params = found if adopt is None else adopt(found)
+    if problems := differences(fresh, params):
+        raise UserError(
+            f"--train.init_from {init_from}, step {step}: its parameters are not those of this "
+            f"model:\n  " + "\n  ".join(problems) + "\nMake the models' sizes and heads agree."
+        )
+    return jax.tree.map(_placed, params, fresh)
+
+
+def differences(wanted: Params, found: Params) -> list[str]:
+    """The parameters that are missing, that nothing here needs, or that have another shape."""
+    want, have = _shapes(wanted), _shapes(found)
+    lines = [f"{name} {want[name]} is missing" for name in want.keys() - have.keys()]
+    lines += [f"{name} {have[name]} has no place" for name in have.keys() - want.keys()]
+    lines += [
+        f"{name} is {have[name]}, not {want[name]}"
+        for name in want.keys() & have.keys()
+        if want[name] != have[name]
+    ]
+    return sorted(lines)
+
+
+def _shapes(tree: Params) -> dict[str, tuple[int, ...]]:
+    return {path_of(p): x.shape for p, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _placed(value: Any, like: jax.Array) -> jax.Array:
+    return jax.device_put(jnp.asarray(value, like.dtype), like.sharding)
