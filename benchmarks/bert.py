@@ -17,7 +17,6 @@ ragged: masked tokens alone, of texts of natural lengths up to 512 tokens, in ro
 """
 
 import argparse
-import dataclasses
 import shutil
 from pathlib import Path
 
@@ -120,7 +119,8 @@ def main():
     parser.add_argument("--data", type=Path, help="folder with train.tsv, for the part ragged")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--layers", type=int, default=12, help="of the part step")
-    parser.add_argument("--lines", type=int, default=12, help="most lines of a text, in ragged")
+    parser.add_argument("--lines", type=int, default=16, help="most lines of a text, in ragged")
+    parser.add_argument("--every", type=int, default=10, help="which groups are used, in ragged")
     args = parser.parse_args()
     if args.part == "ragged" and args.data is None:
         parser.error("--part ragged needs --data")

@@ -74,13 +74,14 @@ class Peer:
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=RATE, betas=BETAS, eps=EPSILON, fused=True)
 
-    def train(self, batches, attention, call=None):
-        """An update on each batch of named tensors; `call` is the model, compiled."""
-        self.model.train()
+    def train(self, batches, attention, compiled=None):
+        """An update on each batch of named tensors, by the model or by what was compiled of it."""
+        model = self.model if compiled is None else compiled
+        model.train()
         self.model.set_attn_implementation(attention)
         for batch in batches:
             self.optimizer.zero_grad()
-            (call or self.model)(**batch).loss.backward()
+            model(**batch).loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
             self.optimizer.step()
 
@@ -120,7 +121,9 @@ class Ours:
                 deterministic=key is None,
                 rngs=None if key is None else {"dropout": key},
             )
-            terms = {"mlm": label_smoothed_cross_entropy(logits, batch["targets"], batch["weights"])}
+            terms = {
+                "mlm": label_smoothed_cross_entropy(logits, batch["targets"], batch["weights"])
+            }
             if self.config.pooler:
                 labels = batch["pair_labels"]
                 terms["pair"] = label_smoothed_cross_entropy(pairs, labels, np.ones(labels.shape))

@@ -1,6 +1,7 @@
 """BERT-large by LAMB, second phase: length 512, from the weights of the first.
 
-Source: as bert_large.py. Batch 32,768, learning rate 4e-3, 1,563 updates, 12.8 % of them warm-up;
+Source: as bert_large.py (arXiv:1810.04805, arXiv:1904.00962). Batch 32,768, learning rate 4e-3,
+1,563 updates, 12.8 % of them warm-up;
 LAMB's moments begin anew, as there.
 Published: loss 1.2437, SQuAD 1.1 dev F1 90.96.
 Command: `python train.py --config configs/bert_large_512.py --data.path FOLDER --workdir DIR2

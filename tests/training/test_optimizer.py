@@ -1,5 +1,6 @@
 """Schedules against the papers' formulas, and decay by path."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -178,3 +179,20 @@ def test_clipping_bounds_the_norm_of_the_whole_gradient():
     # With so large an epsilon the update is the clipped gradient over epsilon.
     np.testing.assert_allclose(updates["a"]["kernel"], [-0.6e-3], rtol=1e-2)
     np.testing.assert_allclose(updates["b"]["kernel"], [-0.8e-3], rtol=1e-2)
+
+
+def test_frozen_parameters_stay_and_have_no_moments():
+    config = OptimizerConfig(
+        schedule=WarmupLinear(peak=0.1, warmup=1), weight_decay=0.1, clip_norm=1.0, frozen=("^a/",)
+    )
+    params = {"a": {"kernel": jnp.ones(3)}, "b": {"a": {"kernel": jnp.ones(2)}}}
+    optimizer = make_optimizer(config, 10)
+    state = optimizer.init(params)
+    assert sum(x.size for x in jax.tree.leaves(state) if x.ndim) == 4
+    grads = {"a": {"kernel": jnp.full(3, 100.0)}, "b": {"a": {"kernel": jnp.ones(2)}}}
+    updates, _ = optimizer.update(grads, state, params)
+    np.testing.assert_array_equal(updates["a"]["kernel"], 0)
+    # Alone, the others have the same update: what is frozen does not count in the clipped norm.
+    alone = make_optimizer(dataclasses.replace(config, frozen=()), 10)
+    wanted, _ = alone.update(grads["b"], alone.init(params["b"]), params["b"])
+    np.testing.assert_array_equal(updates["b"]["a"]["kernel"], wanted["a"]["kernel"])

@@ -50,11 +50,10 @@ class EncoderRows(Sequence[np.ndarray]):
     def __getitem__(self, index: int | slice) -> np.ndarray | list[np.ndarray]:
         """What `build_rows` reads of a row, or of the rows of a slice."""
         if isinstance(index, slice):
-            return [self.segments(ids) for ids in self.ids[index]]
-        return self.segments(self.ids[index])
+            return [self._segments(ids) for ids in self.ids[index]]
+        return self._segments(self.ids[index])
 
-    def segments(self, ids: np.ndarray) -> np.ndarray:
-        """The segments of these examples, as if they were a row: SEGMENT [segments]."""
+    def _segments(self, ids: np.ndarray) -> np.ndarray:
         examples = self.examples
         first = examples.offsets[ids]
         counts = examples.offsets[ids + 1] - first
@@ -127,7 +126,9 @@ def build_rows(
       ValueError: a row has too many tokens or examples.
     """
     row_of = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
-    table = np.concatenate([np.zeros(0, SEGMENT), *(row for row in rows if len(row))])
+    # As numbers, for numpy compares the fields of all arrays that it puts together.
+    numbers = [row.view(np.int64) for row in rows if len(row)]
+    table = np.concatenate([np.zeros(0, np.int64), *numbers]).view(SEGMENT)
     if (table["example"] >= row_examples).any():
         raise ValueError(f"a row has more than {row_examples} examples")
     opens = np.append(True, np.diff(row_of * row_examples + table["example"]) != 0)[: len(table)]

@@ -14,12 +14,15 @@ from transformer_jax.data.byte_bpe import ByteBpeTokenizer
 from transformer_jax.data.corpus_rows import CorpusRows, ExampleKind, PretrainingRows, tokenise
 from transformer_jax.data.documents import read_documents
 from transformer_jax.data.encoder_tokenizer import EncoderTokenizer
+from transformer_jax.data.prepared_rows import PreparedRows
 from transformer_jax.data.sentencepiece_encoder import SentencePieceEncoder
 from transformer_jax.data.subword_tokenizers import load_tokenizer
 from transformer_jax.data.wordpiece import WordPieceTokenizer
 from transformer_jax.errors import UserError
 
 TokenizerKind = Literal["wordpiece", "byte_bpe", "sentencepiece"]
+
+PREPARED = "prepared"  # the scheme of paths to prepared rows
 
 _FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt")  # the first that a folder has
 
@@ -31,7 +34,8 @@ class BertData:
     Attributes:
       path: a folder of *.txt, a paragraph a line and a blank line between documents;
         `tfds:NAME/CONFIG` for a TensorFlow dataset of texts; `prose:installed` or `prose:FOLDER`
-        for the documentation of Python packages.
+        for the documentation of Python packages; `prepared:FOLDER` for the rows that
+        `transformer_jax.cli.prepare` wrote, which bring their tokenizer along.
       tokenizer: wordpiece, byte_bpe or sentencepiece to train one on the text, with
         model.vocab_size tokens; or the file of a tokenizer (tokenizer.json, vocab.txt, a
         SentencePiece model), or the folder of a run or of a published model that has one.
@@ -63,7 +67,8 @@ class BertData:
             raise ValueError(f"data.row_examples={self.row_examples} must be at least 1.")
         # The run must find its data and its tokenizer from any folder.
         scheme, colon, folder = self.path.rpartition(":")
-        if scheme in ("", "prose") and folder not in ("", "installed") and Path(folder).is_dir():
+        names_folder = scheme in ("", "prose", PREPARED) and folder not in ("", "installed")
+        if names_folder and Path(folder).is_dir():
             object.__setattr__(self, "path", f"{scheme}{colon}{Path(folder).resolve()}")
         if self.tokenizer not in get_args(TokenizerKind) and Path(self.tokenizer).exists():
             object.__setattr__(self, "tokenizer", str(Path(self.tokenizer).resolve()))
@@ -83,8 +88,13 @@ def read_rows(data: BertData, split: str, tokenizer: EncoderTokenizer) -> Pretra
     """Reads a split as tokens.
 
     Raises:
-      UserError: the data is missing, malformed, or has no document in this split.
+      UserError: the data is missing, malformed, or has no document in this split; prepared rows
+        are of other settings, or of another tokenizer.
     """
+    if (folder := prepared_folder(data)) is not None:
+        rows = PreparedRows(folder, split)
+        _check_prepared(data, rows, tokenizer)
+        return rows
     return CorpusRows(
         tokenise(read_documents(data.path, split), tokenizer),
         tokenizer,
@@ -93,6 +103,33 @@ def read_rows(data: BertData, split: str, tokenizer: EncoderTokenizer) -> Pretra
         example_length=data.longest,
         row_examples=data.places,
     )
+
+
+def prepared_folder(data: BertData) -> Path | None:
+    """The folder of the prepared rows; None if the data is text."""
+    scheme, colon, folder = data.path.partition(":")
+    return Path(folder) if colon and scheme == PREPARED else None
+
+
+def _check_prepared(data: BertData, rows: PreparedRows, tokenizer: EncoderTokenizer) -> None:
+    """Raises a UserError where the rows are not those that the config describes."""
+    wanted = {
+        "examples": data.examples,
+        "row_length": data.row_length,
+        "example_length": data.longest,
+        "row_examples": data.places,
+    }
+    for name, value in wanted.items():
+        if rows.settings[name] != value:
+            raise UserError(
+                f"{data.path} was prepared with {name}={rows.settings[name]}, and data.{name} is "
+                f"{value}. Set --data.{name} {rows.settings[name]}, or prepare other rows."
+            )
+    if rows.settings["tokenizer"]["fingerprint"] != tokenizer.fingerprint:
+        raise UserError(
+            f"{data.path} was prepared with another tokenizer than that of the run. Take a new "
+            f"--workdir, which gets the tokenizer of the rows."
+        )
 
 
 def run_tokenizer(data: BertData, vocab_size: int, workdir: Path) -> EncoderTokenizer:
@@ -104,9 +141,17 @@ def run_tokenizer(data: BertData, vocab_size: int, workdir: Path) -> EncoderToke
     # Before config.json is there, the folder is no run yet: a tokenizer that is left in it is of a
     # start that failed, maybe on other data.
     if not (workdir / "config.json").exists() and jax.process_index() == 0:
+        given = Path(data.tokenizer).resolve()
+        if data.tokenizer not in get_args(TokenizerKind) and given.is_relative_to(
+            workdir.resolve()
+        ):
+            raise UserError(
+                f"The tokenizer {data.tokenizer} lies in the folder of this run, which gets one of "
+                f"its own. Move it, or take another --workdir."
+            )
         for name in _FILES:
             (workdir / name).unlink(missing_ok=True)
-        _make_tokenizer(data, vocab_size, workdir)
+        make_tokenizer(data, vocab_size, workdir)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("tokenizer")
     path = find_tokenizer(workdir)
@@ -136,10 +181,11 @@ def find_tokenizer(path: Path) -> Path:
     return found[0]
 
 
-def _make_tokenizer(data: BertData, vocab_size: int, workdir: Path) -> None:
+def make_tokenizer(data: BertData, vocab_size: int, workdir: Path) -> None:
     """Trains the tokenizer, or copies it; a vocab.txt becomes a tokenizer.json."""
-    if data.tokenizer not in get_args(TokenizerKind):
-        found = find_tokenizer(Path(data.tokenizer))
+    prepared = prepared_folder(data)
+    if prepared is not None or data.tokenizer not in get_args(TokenizerKind):
+        found = find_tokenizer(prepared or Path(data.tokenizer))
         if found.suffix == ".txt":
             tokenizer = WordPieceTokenizer.from_vocab(found, lowercase=data.lowercase)
             tokenizer.save(workdir / "tokenizer.json")

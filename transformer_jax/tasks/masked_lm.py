@@ -189,12 +189,13 @@ class MaskedLm:
             process_count=process_count,
         )
         share = self.batch_size // process_count
-        mine = slice(process_index * share, (process_index + 1) * share)
         here = start
         for batch, following in endless:
-            place = np.random.SeedSequence([seed, here.epoch, here.batch])
-            seeds = place.generate_state(self.batch_size)
-            yield batch | {"row_seeds": seeds[mine]}, following
+            first = here.batch * self.batch_size + process_index * share
+            # Of each row by itself, so that the size of the batches changes no mask.
+            places = (np.random.SeedSequence([seed, here.epoch, first + i]) for i in range(share))
+            seeds = np.concatenate([place.generate_state(1) for place in places])
+            yield batch | {"row_seeds": seeds}, following
             here = following
 
     def count_tokens(self, batch: Batch) -> int:

@@ -1,0 +1,20 @@
+"""A folder of text that encoders are pretrained on."""
+
+import jax
+import pytest
+
+from tests.tasks.small_texts import write_texts
+
+
+@pytest.fixture(scope="session")
+def text_folder(tmp_path_factory):
+    """A folder with train.txt, valid.txt and test.txt: documents of short sentences."""
+    return write_texts(tmp_path_factory.mktemp("texts"))
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """Tiny programs run as fast without most optimizations, which take half of the time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -1,0 +1,74 @@
+"""Each config of BERT's family, made small, trains on a folder of text, and names its source."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.tasks.small_texts import write_texts
+from transformer_jax.cli.config_file import load_config
+from transformer_jax.cli.train import main
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+NAMES = (
+    "bert_tiny bert_base bert_large bert_large_512 roberta_base albert_base spanbert_base "
+    "distilbert scibert biobert"
+).split()
+SMALL = (
+    "--model.width 16 --model.num-heads 2 --model.feed-forward-dim 32 --model.dtype float32 "
+    "--train.batch-size 16 --train.microbatches 2 --train.stop-at 2 --train.log-every 1 "
+    "--data.row-length 64"
+).split()
+CONTINUES = {"bert_large_512": "bert_large", "biobert": "bert_base", "distilbert": "bert_base"}
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    return write_texts(tmp_path_factory.mktemp("texts"))
+
+
+@pytest.fixture(scope="module")
+def train_small(texts, tmp_path_factory):
+    """Trains a config once, after what it continues, and gives its folder."""
+    folders = {}
+
+    def run(name):
+        if name in folders:
+            return folders[name]
+        folders[name] = tmp_path_factory.mktemp(name) / "run"
+        # What the kinds of tokenizers can make of so few words.
+        vocabulary = {"roberta_base": "280", "albert_base": "50"}.get(name, "64")
+        layers = "1" if name == "distilbert" else "2"
+        flags = [*SMALL, "--model.vocab-size", vocabulary, "--model.num-layers", layers]
+        if name == "albert_base":
+            flags += ["--model.embedding-width", "8"]
+        if name == "distilbert":
+            sizes = "width 16 num-heads 2 feed-forward-dim 32 num-layers 2 vocab-size 64".split()
+            for field, size in zip(sizes[::2], sizes[1::2], strict=True):
+                flags += [f"--task.teacher.{field}", size]
+            flags += ["--task.teacher.dtype", "float32"]
+        if name in CONTINUES:
+            before = str(run(CONTINUES[name]))
+            flags += ["--train.init-from", before, "--data.tokenizer", before]
+        config = str(CONFIGS / f"{name}.py")
+        where = ["--data.path", str(texts), "--workdir", str(folders[name])]
+        assert main(["--config", config, *where, *flags]) == 0
+        return folders[name]
+
+    return run
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_config_trains_on_ones_own_text(name, train_small):
+    metrics = (train_small(name) / "metrics.jsonl").read_text().splitlines()
+    assert len(metrics) == 2 and "NaN" not in metrics[-1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_config_names_recipe_source_published_number_and_command(name):
+    path = CONFIGS / f"{name}.py"
+    doc = ast.get_docstring(ast.parse(path.read_text()))
+    assert re.search(r"arXiv:\d{4}\.\d{5}", doc) and "Published" in doc
+    assert f"train.py --config configs/{name}.py" in doc
+    load_config(path)

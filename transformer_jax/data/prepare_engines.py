@@ -1,0 +1,73 @@
+"""What runs the jobs of `transformer_jax.data.prepare`: processes of this machine, Apache Beam."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+
+from transformer_jax.data.prepare import Job, run_job
+from transformer_jax.errors import UserError
+
+
+def run_processes(jobs: Sequence[Job], workers: int, said: Callable[[str], None]) -> None:
+    """Runs the jobs in so many processes of this machine; `said` hears of each that is done.
+
+    Raises:
+      UserError: of a job; or a process was killed.
+    """
+    spawn = multiprocessing.get_context("spawn")  # a fork and the threads of JAX do not agree
+    with ProcessPoolExecutor(workers, spawn, initializer=_die_with_parent) as pool:
+        running = {pool.submit(run_job, job): job for job in jobs}
+        try:
+            for number, done in enumerate(as_completed(running), 1):
+                done.result()
+                said(f"{running[done].path.name}: {number} of {len(jobs)} shards are done")
+        except BrokenProcessPool as error:
+            raise UserError(
+                "A worker was killed, perhaps for want of memory. The same command goes on where "
+                "it stopped; fewer --workers, or a smaller --shard-bytes in another folder, need "
+                "less."
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def run_beam(jobs: Sequence[Job], arguments: Sequence[str]) -> None:
+    """Runs the jobs as a pipeline of Apache Beam with the arguments of its PipelineOptions.
+
+    Corpus and folder must have the same paths on all machines.
+
+    Raises:
+      UserError: Beam is not installed or refuses the arguments; or a job failed.
+    """
+    try:
+        import apache_beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError as error:
+        raise UserError(
+            f"--engine beam needs Apache Beam ({error}): pip install 'transformer-jax[beam]'."
+        ) from error
+    try:
+        with apache_beam.Pipeline(options=PipelineOptions(list(arguments))) as pipeline:
+            made = pipeline | apache_beam.Create(list(jobs))
+            made |= apache_beam.Reshuffle()  # or one worker may get all that were made together
+            made |= apache_beam.Map(run_job)
+    except Exception as error:  # whatever a runner makes of the error of a job
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"Beam stopped: {lines[-1]}") from error
+
+
+def _die_with_parent() -> None:
+    """In a worker: ends it when the process that gives it work is killed."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
