@@ -1,17 +1,19 @@
 # `make test` in a fresh checkout sets everything up by itself, in .venv.
 PYTHON ?= python3
 WORKDIR ?= runs/demo
+BERT_WORKDIR ?= runs/demo_bert
 
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
-.PHONY: help setup test parity demo lint format types clean
+.PHONY: help setup test parity demo demo-bert lint format types clean
 
 help:
 	@echo "make setup    install the library and its tools into .venv"
 	@echo "make test     run the tests (all but tests/parity)"
 	@echo "make parity   compare with PyTorch: installs torch, runs tests/parity"
 	@echo "make demo     train a small translator, evaluate it, show its attention (WORKDIR=$(WORKDIR))"
+	@echo "make demo-bert   pretrain a tiny BERT, evaluate it, fill masks (BERT_WORKDIR=$(BERT_WORKDIR))"
 	@echo "make lint     ruff's rules and formatting; 'make format' repairs them"
 	@echo "make types    mypy"
 	@echo "make clean    remove .venv and the caches; runs/ stays"
@@ -40,6 +42,14 @@ demo: setup
 	$(BIN)/python -m transformer_jax.cli.attention --model $(WORKDIR) \
 	    --output $(WORKDIR)/attention.html --png $(WORKDIR)/attention.png \
 	    "The file was not saved because the name is already in use."
+
+demo-bert: setup
+	$(BIN)/python train.py --config configs/bert_demo.py --workdir $(BERT_WORKDIR)
+	$(BIN)/python eval.py --workdir $(BERT_WORKDIR)
+	printf '%s\n' "This [MASK] returns a list of strings." "If the file does not [MASK], an error is raised." \
+	    "The default [MASK] is used if no other is given." "Return [MASK] if the object is empty." \
+	    "See the [MASK] for more information." \
+	    | $(BIN)/python -m transformer_jax.cli.fill_mask --model $(BERT_WORKDIR)
 
 lint: setup
 	$(BIN)/ruff check

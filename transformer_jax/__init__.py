@@ -19,6 +19,8 @@ from transformer_jax.layers.attention import (
 from transformer_jax.layers.blocks import DecoderLayer, EncoderLayer
 from transformer_jax.layers.masks import Mask
 from transformer_jax.layers.stacks import Decoder, Encoder
+from transformer_jax.models.bert import Bert, BertConfig
+from transformer_jax.models.bert_pretraining import BertPretraining
 from transformer_jax.models.transformer import Transformer, TransformerConfig
 
 if TYPE_CHECKING:
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AttentionFn",
+    "Bert",
+    "BertConfig",
+    "BertPretraining",
     "Decoder",
     "DecoderLayer",
     "Encoder",

@@ -3,7 +3,8 @@
 Shapes in docstrings, einsums and trailing comments use these letters:
 
     B batch, T query length, S key length, N heads, H head size, D width,
-    F feed-forward width, V vocabulary, L layers, K beams
+    F feed-forward width, V vocabulary, L layers, K beams, P predictions of a row,
+    E examples of a row, C classes
 """
 
 from collections.abc import Callable, Mapping
