@@ -59,7 +59,12 @@ def train_small(texts, tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("name", NAMES)
+def test_no_config_is_left_out():
+    others = {path.stem for path in CONFIGS.glob("*.py")} - {*NAMES, "bert_demo"}
+    assert all(name.startswith("trans") for name in others)  # see tests/cli/test_commands.py
+
+
+@pytest.mark.parametrize("name", [*NAMES, "bert_demo"])
 def test_the_config_trains_on_ones_own_text(name, train_small):
     metrics = (train_small(name) / "metrics.jsonl").read_text().splitlines()
     assert len(metrics) == 2 and "NaN" not in metrics[-1]
