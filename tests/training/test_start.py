@@ -86,15 +86,17 @@ def test_a_resumed_run_needs_the_first_one_no_more(texts, first, tmp_path):
 
 
 def test_parameters_that_do_not_fit_are_named(texts, first, tmp_path):
-    other = dataclasses.replace(MODEL, feed_forward_dim=24, pooler=False)
+    layers, width, inner = MODEL.num_layers, MODEL.width, MODEL.feed_forward_dim
+    other = dataclasses.replace(MODEL, feed_forward_dim=inner + 8, pooler=False)
     data = BertData(path=str(texts), **(ROWS | {"row_length": 24, "examples": "full_sentences"}))
     config = config_of(texts, model=other, data=data, train={"init_from": str(first)})
     with pytest.raises(UserError) as error:
         train(config, tmp_path / "run")
     message = str(error.value)
     assert str(first) in message
-    assert "bert/pooler/kernel (16, 16) has no place" in message
-    assert "bert/encoder/layer/feed_forward/up/kernel is (2, 16, 32), not (2, 16, 24)" in message
+    assert f"bert/pooler/kernel {(width, width)} has no place" in message
+    have, want = (layers, width, inner), (layers, width, inner + 8)
+    assert f"bert/encoder/layer/feed_forward/up/kernel is {have}, not {want}" in message
 
 
 def test_no_run_and_no_checkpoint_are_errors(texts, tmp_path):
