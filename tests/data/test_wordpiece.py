@@ -1,5 +1,6 @@
 """WordPiece against a reference in plain Python, written from BERT's description of its tokens."""
 
+import re
 import unicodedata
 
 import pytest
@@ -81,7 +82,9 @@ PARTS = [
     *("日本", "한국", "かな", "、", "!?", "$1.50", "don't", "«", "`^", "##ing", "[MASK]", "[UNK]"),
     *("👩‍👩‍👧‍👦", "👍🏽", "\u0327\u0301", "קָט", "x" * 100, "x" * 101, "\ud800", "\udfff"),
 ]
-MIXED = st.lists(st.sampled_from(PARTS) | st.text(st.sampled_from(SETTLED))).map("".join)
+PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")  # of surrogates: another character
+MIXED = st.lists(st.sampled_from(PARTS) | st.text(st.sampled_from(SETTLED)))
+MIXED = MIXED.map("".join).filter(lambda text: not PAIR.search(text))
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["uncased", "cased"])
@@ -145,6 +148,7 @@ def test_any_text_has_the_pieces_of_the_reference(names, lowercase, texts):
         ("x" * 101 + " in", ["[UNK]", "in"], None),
         ("x" * 100, ["x", *["##x"] * 99], None),
         ("##ing", ["#", "#", "in", "##g"], None),
+        ("a\ud83d\ude00", ["a", "##\U0001f600"], None),
     ],
 )
 def test_texts_have_these_pieces(names, lowercase, text, uncased, cased):
