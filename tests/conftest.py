@@ -5,6 +5,7 @@ import tempfile
 
 import jax
 import pytest
+from hypothesis import settings
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
@@ -13,6 +14,11 @@ jax.config.update("jax_num_cpu_devices", 8)
 _CACHE = tempfile.TemporaryDirectory(prefix="transformer_jax_tests_")
 jax.config.update("jax_compilation_cache_dir", _CACHE.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+# The same cases in each run; `pytest --hypothesis-profile search` draws new ones.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("search", deadline=None)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="module", autouse=True)

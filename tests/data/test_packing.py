@@ -27,7 +27,7 @@ def same(rows, others):
     return len(rows) == len(others) and all(map(np.array_equal, rows, others))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_each_example_stands_in_one_row_and_no_row_is_too_full(data):
     capacity = data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=3))

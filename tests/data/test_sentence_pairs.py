@@ -64,7 +64,7 @@ CORPORA = st.lists(st.lists(st.integers(0, 12), max_size=6), min_size=2, max_siz
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(CORPORA, st.integers(5, 24), st.integers(0, 9), st.integers(0, 9), st.integers(1, 14))
 def test_each_token_stands_once_in_true_text_and_no_example_is_too_long(
     sizes, max_tokens, seed, epoch, word

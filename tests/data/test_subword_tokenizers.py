@@ -87,7 +87,7 @@ def test_special_ids_are_those_of_the_five_special_tokens(tokenizer):
     assert sorted(found) == [0, 1, 2, 3, 4]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(given=st.lists(ANYTHING, max_size=4))
 def test_any_texts_can_be_encoded_and_never_become_special_tokens(tokenizer, given):
     special = {*tokenizer.special_ids} - {tokenizer.unk_id}
@@ -277,7 +277,7 @@ def by_bytes(tmp_path_factory):
     return ByteBpeTokenizer.train(texts(), path, vocab_size=330)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=st.lists(st.sampled_from([*NAMES, *WORDS, " "]) | st.text()).map("".join))
 def test_bytes_lose_nothing(by_bytes, text):
     (ids,) = ids_of(by_bytes, [text])

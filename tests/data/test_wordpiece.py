@@ -130,7 +130,7 @@ def test_each_character_is_treated_as_in_the_reference(names, lowercase):
     assert len(texts) > 100_000
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(texts=st.lists(MIXED, min_size=1, max_size=4))
 def test_any_text_has_the_pieces_of_the_reference(names, lowercase, texts):
     ours, known = names(texts)
@@ -163,7 +163,7 @@ def test_where_google_s_script_differs_it_is_so(names, lowercase):
     assert ours[2] == ["[UNK]"]  # a dash of Unicode 9, which is in no vocabulary here: one word
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=MIXED)
 def test_the_decoded_text_has_the_same_ids(tokenizer, text):
     (found,) = tokenizer.encode([text])
@@ -177,7 +177,7 @@ def test_plain_text_is_decoded_as_it_was(tokenizer):
     assert tokenizer.decode(tokenizer.encode([text])[0].ids) == text
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=MIXED)
 def test_a_word_starts_where_the_reference_begins_one(tokenizer, names, lowercase, text):
     _, known = names([])

@@ -96,13 +96,13 @@ def test_hard_texts_are_equal(both, text):
 
 
 @given(text=WILD.filter(plain))
-@settings(max_examples=500, deadline=None, derandomize=True)
+@settings(max_examples=500)
 def test_any_text_is_equal(both, text):
     assert_texts_equal(both, text)
 
 
 @given(data=st.data())
-@settings(max_examples=500, deadline=None, derandomize=True)
+@settings(max_examples=500)
 def test_any_ids_are_equal(both, data):
     pieces = both[0].target_pieces(range(both[0].vocab_size))
     known = [i for i, piece in enumerate(pieces) if piece != "<unk>" or i == both[0].unk_id]
@@ -166,7 +166,7 @@ def test_texts_are_cleaned_up_equally(tmp_path):
     assert both[0].decode([[names["."], 200, 204, 200]]) == [".. '."]
 
     @given(ids=st.lists(st.sampled_from(sorted(set(names.values()) - {0})), max_size=12))
-    @settings(max_examples=200, deadline=None, derandomize=True)
+    @settings(max_examples=200)
     def check(ids):
         assert_ids_equal(both, ids)
 

@@ -56,7 +56,7 @@ def wordpieces(request, tmp_path_factory):
     return ours, BertTokenizer(vocab=vocabulary, do_lower_case=request.param)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=TEXT)
 def test_wordpieces_and_their_text_are_bert_s(wordpieces, text):
     ours, theirs = wordpieces
@@ -66,7 +66,7 @@ def test_wordpieces_and_their_text_are_bert_s(wordpieces, text):
         assert ours.decode(ids) == theirs.decode(ids)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=TEXT)
 def test_our_file_is_a_tokenizer_of_transformers(wordpieces, tmp_path_factory, text):
     ours, theirs = wordpieces
@@ -105,7 +105,7 @@ def byte_pairs(files):
     return ByteBpeTokenizer.from_vocab(*files), RobertaTokenizer.from_pretrained(files[0].parent)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=TEXT)
 def test_byte_pairs_and_their_text_are_roberta_s(byte_pairs, text):
     ours, theirs = byte_pairs
@@ -147,7 +147,7 @@ def merged(word, ranks):
     return parts
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=TEXT)
 def test_byte_pairs_and_word_starts_are_those_of_plain_python(files, byte_pairs, text):
     ours, _ = byte_pairs
