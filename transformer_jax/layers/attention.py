@@ -13,7 +13,6 @@ from transformer_jax.layers.dropout import dropout
 from transformer_jax.layers.masks import Mask
 from transformer_jax.typing import Array
 
-
 _HIDDEN = -1e30  # finite, so that no query's maximum is infinite
 
 
@@ -86,11 +85,11 @@ def attention_weights(
     logits = jnp.einsum("BTNH,BSNH->BNTS", query, key, preferred_element_type=jnp.float32)
     if bias is not None:
         logits = logits + bias
-    if mask is None:
+    allowed = None if mask is None else mask.to_dense(query.shape[1], key.shape[1])
+    if allowed is None:
         return jax.nn.softmax(logits, axis=-1)
     # The weight of a hidden key is zero by its logit; the product is for queries that see none.
     # jax.nn.softmax(where=) is equal, and a tenth slower with its gradient on a CPU.
-    allowed = mask.to_dense(query.shape[1], key.shape[1])
     return jax.nn.softmax(jnp.where(allowed, logits, _HIDDEN), axis=-1) * allowed
 
 
