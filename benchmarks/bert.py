@@ -11,9 +11,8 @@ extra `parity`; torch.compile needs a C++ compiler, too. From the root of the re
 step: BERT-base, masked tokens and pairs, AdamW, float32, 8 rows of 128 tokens, 20 predictions each.
     "equal work" scores all positions, as the peer does; "best practice" scores the masked ones
     alone, and draws dropout from `jax.random.key(seed, impl="rbg")`.
-ragged: masked tokens alone, of texts of natural lengths up to 512 tokens, in rows of 512, by a
-    smaller BERT; see `benchmarks/bert_ragged.py`. FOLDER has {train,valid,test}.tsv; the first
-    column of train.tsv is read.
+ragged: masked tokens alone, of texts of natural lengths up to 512 tokens, in rows of 512; see
+    `benchmarks/bert_ragged.py`. FOLDER has train.tsv, whose first column is read.
 """
 
 import argparse
@@ -118,9 +117,9 @@ def main():
     parser.add_argument("--part", choices=("step", "ragged"), required=True)
     parser.add_argument("--data", type=Path, help="folder with train.tsv, for the part ragged")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--layers", type=int, default=12, help="of the part step")
+    parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--lines", type=int, default=16, help="most lines of a text, in ragged")
-    parser.add_argument("--every", type=int, default=10, help="which groups are used, in ragged")
+    parser.add_argument("--every", type=int, default=25, help="which batches and rows of ragged")
     args = parser.parse_args()
     if args.part == "ragged" and args.data is None:
         parser.error("--part ragged needs --data")

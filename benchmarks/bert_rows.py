@@ -48,17 +48,13 @@ def read_texts(folder, most_lines, vocab_size):
     return texts, tokenizer
 
 
-def sample(texts, batch_size, every):
-    """Each n-th batch of those that group_by_length makes of some texts: lists of texts.
-
-    So the batches are as even in length as they are where a large corpus is grouped.
-    """
+def grouped(texts, batch_size):
+    """The batches that group_by_length makes of some texts, even in length: lists of texts."""
     torch.manual_seed(0)
     chosen = np.random.default_rng(1).permutation(len(texts))[: GROUPS * batch_size]
     texts = [texts[i] for i in chosen]
     order = get_length_grouped_indices([len(x) for x in texts], batch_size, mega_batch_mult=GROUPS)
-    groups = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    return [[texts[i] for i in group] for group in groups[every // 2 :: every]]
+    return cut([texts[i] for i in order], batch_size)
 
 
 def masked(texts, tokenizer):
