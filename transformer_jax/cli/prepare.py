@@ -23,9 +23,7 @@ from transformer_jax.data.sources import SPLITS
 from transformer_jax.data.subword_tokenizers import load_tokenizer
 from transformer_jax.errors import UserError
 from transformer_jax.files import write_whole
-from transformer_jax.tasks.bert_data import BertData, find_tokenizer, make_tokenizer
-
-TRAINED = ("wordpiece", "byte_bpe", "sentencepiece")
+from transformer_jax.tasks.bert_data import TRAINED, BertData, find_tokenizer, make_tokenizer
 
 
 def main(argv: Sequence[str] | None = None) -> int:

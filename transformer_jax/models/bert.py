@@ -8,7 +8,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
-from transformer_jax.layers.attention import AttentionFn, chunked_attention, dense_attention
+from transformer_jax.layers.attention import KERNELS, AttentionFn
 from transformer_jax.layers.blocks import EncoderLayer
 from transformer_jax.layers.dropout import Dropout
 from transformer_jax.layers.embeddings import TokenEmbedding
@@ -18,8 +18,6 @@ from transformer_jax.layers.positions import LearnedPositions, default_positions
 from transformer_jax.layers.stacks import Encoder, Remat
 from transformer_jax.models.heads import gather_tokens
 from transformer_jax.typing import Array, Constrain, identity
-
-_KERNELS: dict[str, AttentionFn] = {"dense": dense_attention, "chunked": chunked_attention}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +150,7 @@ class Bert(nn.Module):
             activation=c.activation,
             norm_epsilon=c.norm_epsilon,
             kernel_init=init,
-            attention_fn=self.attention_fn or _KERNELS[c.attention],
+            attention_fn=self.attention_fn or KERNELS[c.attention],
             dtype=dtype,
             parent=None,
         )

@@ -8,12 +8,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
-from transformer_jax.layers.attention import (
-    AttentionFn,
-    KeyValues,
-    chunked_attention,
-    dense_attention,
-)
+from transformer_jax.layers.attention import KERNELS, AttentionFn, KeyValues
 from transformer_jax.layers.blocks import DecoderLayer, EncoderLayer
 from transformer_jax.layers.dropout import Dropout
 from transformer_jax.layers.embeddings import TokenEmbedding
@@ -26,8 +21,6 @@ from transformer_jax.layers.positions import (
 )
 from transformer_jax.layers.stacks import Decoder, Encoder, Remat
 from transformer_jax.typing import Array, Constrain, identity
-
-_KERNELS: dict[str, AttentionFn] = {"dense": dense_attention, "chunked": chunked_attention}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +146,7 @@ class Transformer(nn.Module):
             norm_first=c.norm_first,
             norm_epsilon=c.norm_epsilon,
             attention_bias=c.attention_bias,
-            attention_fn=self.attention_fn or _KERNELS[c.attention],
+            attention_fn=self.attention_fn or KERNELS[c.attention],
             dtype=dtype,
         )
         stack: dict[str, Any] = dict(unroll=c.unroll, remat=c.remat, constrain=self.constrain)

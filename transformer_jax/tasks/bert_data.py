@@ -22,6 +22,7 @@ from transformer_jax.errors import UserError
 
 TokenizerKind = Literal["wordpiece", "byte_bpe", "sentencepiece"]
 
+TRAINED: tuple[str, ...] = get_args(TokenizerKind)
 PREPARED = "prepared"  # the scheme of paths to prepared rows
 
 _FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt")  # the first that a folder has
@@ -70,7 +71,7 @@ class BertData:
         names_folder = scheme in ("", "prose", PREPARED) and folder not in ("", "installed")
         if names_folder and Path(folder).is_dir():
             object.__setattr__(self, "path", f"{scheme}{colon}{Path(folder).resolve()}")
-        if self.tokenizer not in get_args(TokenizerKind) and Path(self.tokenizer).exists():
+        if self.tokenizer not in TRAINED and Path(self.tokenizer).exists():
             object.__setattr__(self, "tokenizer", str(Path(self.tokenizer).resolve()))
 
     @property
@@ -142,9 +143,7 @@ def run_tokenizer(data: BertData, vocab_size: int, workdir: Path) -> EncoderToke
     # start that failed, maybe on other data.
     if not (workdir / "config.json").exists() and jax.process_index() == 0:
         given = Path(data.tokenizer).resolve()
-        if data.tokenizer not in get_args(TokenizerKind) and given.is_relative_to(
-            workdir.resolve()
-        ):
+        if data.tokenizer not in TRAINED and given.is_relative_to(workdir.resolve()):
             raise UserError(
                 f"The tokenizer {data.tokenizer} lies in the folder of this run, which gets one of "
                 f"its own. Move it, or take another --workdir."
@@ -176,7 +175,7 @@ def find_tokenizer(path: Path) -> Path:
     if not found:
         raise UserError(
             f"No tokenizer at {path}: it is no file, and no folder with {' or '.join(_FILES)}. To "
-            f"train one, set --data.tokenizer to {', '.join(get_args(TokenizerKind))}."
+            f"train one, set --data.tokenizer to {', '.join(TRAINED)}."
         )
     return found[0]
 
@@ -184,7 +183,7 @@ def find_tokenizer(path: Path) -> Path:
 def make_tokenizer(data: BertData, vocab_size: int, workdir: Path) -> None:
     """Trains the tokenizer, or copies it; a vocab.txt becomes a tokenizer.json."""
     prepared = prepared_folder(data)
-    if prepared is not None or data.tokenizer not in get_args(TokenizerKind):
+    if prepared is not None or data.tokenizer not in TRAINED:
         found = find_tokenizer(prepared or Path(data.tokenizer))
         if found.suffix == ".txt":
             tokenizer = WordPieceTokenizer.from_vocab(found, lowercase=data.lowercase)
