@@ -1,11 +1,19 @@
-"""Writing files so that no reader ever sees half of one."""
+"""Writing files so that no reader ever sees half of one, and telling what is in them."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import hashlib
 import os
+import re
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from transformer_jax.errors import UserError
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
@@ -16,7 +24,7 @@ def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
     """
     path = Path(path)
     try:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary = temporary_beside(path)
         try:
             temporary.write_bytes(data)
             os.replace(temporary, path)
@@ -26,3 +34,45 @@ def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
         raise UserError(
             f"{path} cannot be written: {error}. Name a file in an existing folder."
         ) from error
+
+
+def temporary_beside(path: Path) -> Path:
+    """A new name in the same folder, for what will be renamed to `path` when it is whole."""
+    # Two machines may write the same file at the same time.
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Removes what killed processes left in a folder: files that were not yet renamed."""
+    for path in folder.glob(".*"):
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+def file_hash(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file, in hexadecimal digits.
+
+    Raises:
+      OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Within it no other process may be in the same folder, on this machine or by NFS.
+
+    It ends with the process, however that ends.
+
+    Raises:
+      UserError: another process is in it.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise UserError(f"Another process is writing {folder}. Wait until it has ended.") from error
+    finally:
+        os.close(handle)

@@ -15,6 +15,7 @@ import pytest
 from transformer_jax.cli import prepare
 from transformer_jax.data.prepared_rows import PreparedRows
 from transformer_jax.data.subword_tokenizers import load_tokenizer
+from transformer_jax.files import alone_in, temporary_beside
 
 WORDS = "the red green blue cat dog house tree river stone sees likes finds brings and or".split()
 
@@ -109,7 +110,7 @@ def test_a_start_that_was_killed_while_it_trained_the_tokenizer_is_begun_anew(
 ):
     folder = tmp_path / "rows"
     folder.mkdir()
-    (folder / ".tokenizer.json.17").write_text("{")
+    temporary_beside(folder / "tokenizer.json").write_text("{")
     (folder / "tokenizer.model").write_text("of another start")
     assert prepare.main(options(corpus, folder, "--workers", "1")) == 0
     assert bytes_of(folder) == bytes_of(made)
@@ -173,7 +174,10 @@ def test_a_missing_split_is_refused_before_anything_is_made(corpus, tmp_path, ca
     (tmp_path / "text").mkdir()
     shutil.copy(corpus / "train.txt", tmp_path / "text")
     assert prepare.main(options(tmp_path / "text", tmp_path / "rows")) == 1
-    assert "no split 'valid', only train. Choose with --splits" in capfd.readouterr().err
+    assert (
+        "has no split valid and test. Name those that it has: --splits train"
+        in capfd.readouterr().err
+    )
     assert not (tmp_path / "rows").exists()
 
 
@@ -199,3 +203,52 @@ def test_a_damaged_shard_is_made_anew(made, corpus, tmp_path):
     shard.write_bytes(data)
     assert prepare.main(options(corpus, folder, "--workers", "1")) == 0
     assert bytes_of(folder) == bytes_of(made)
+
+
+def test_a_second_command_in_the_same_folder_is_refused(made, corpus, capfd):
+    before = bytes_of(made)
+    with alone_in(made):
+        assert prepare.main(options(corpus, made)) == 1
+    assert f"Another process is writing {made}" in capfd.readouterr().err
+    assert bytes_of(made) == before
+
+
+def test_an_output_without_a_folder_before_it_is_of_the_working_directory(
+    made, corpus, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    started = []
+    monkeypatch.setattr(prepare, "run_processes", lambda jobs, *_: started.extend(jobs))
+    assert prepare.main(options(corpus, "rows")) == 1  # for nothing is made
+    assert {job.folder for job in started} == {str(tmp_path / "rows")}
+
+
+def test_a_tokenizer_that_is_lost_is_trained_again(made, corpus, tmp_path):
+    folder = shutil.copytree(made, tmp_path / "rows")
+    (folder / "tokenizer.json").unlink()
+    assert prepare.main(options(corpus, folder, "--workers", "1")) == 0
+    assert bytes_of(folder) == bytes_of(made)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
+@pytest.mark.parametrize("at", ["its start", "its work"])
+def test_stopped_by_ctrl_c_it_says_one_line(corpus, tmp_path, at):
+    folder = tmp_path / "rows"
+    command = [sys.executable, "-m", "transformer_jax.cli.prepare", *options(corpus, folder)]
+    command[-1] = "200"  # many shards
+    root = str(Path(prepare.__file__).parents[2])
+    environment = os.environ | {"PYTHONPATH": root, "JAX_PLATFORMS": "cpu"}
+    run = subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        while not list(folder.glob("settings.json" if at == "its start" else "train-*.json")):
+            assert run.poll() is None
+            time.sleep(0.001)
+        os.killpg(run.pid, signal.SIGINT)  # as a terminal does
+        said = run.communicate(timeout=60)[1]
+    finally:
+        run.kill()
+    assert run.returncode == 130
+    lines = [line for line in said.splitlines() if line and "shards are done" not in line]
+    assert lines == ["prepare: stopped; the same command goes on."]

@@ -7,7 +7,8 @@ import textwrap
 import pytest
 import tensorflow_datasets as tfds
 
-from transformer_jax.data.documents import read_documents, read_text, split_of
+from transformer_jax.data.document_ranges import TextRange
+from transformer_jax.data.documents import read_documents, split_of
 from transformer_jax.errors import UserError
 
 RECORDS = {
@@ -122,7 +123,7 @@ def test_a_file_is_read_as_it_is_asked_for(tmp_path):
         (b"one\ntw\xe4i\n", r"train\.txt:2 is not UTF-8"),
         ("one\n".encode("utf-16"), r"train\.txt:1 is not UTF-8"),
         (b"", r"train\.txt is empty"),
-        (b"\n \n\r\n", r"train\.txt is empty"),
+        (b"\n \n\r\n", r"has no text in the split 'train'"),
     ],
 )
 def test_bad_files_are_named_with_the_line(tmp_path, content, complaint):
@@ -140,7 +141,7 @@ def test_what_is_missing_is_said_before_anything_is_read(tmp_path):
     with pytest.raises(UserError, match=r"has no \*\.txt files"):
         read_documents(str(tmp_path), "train")
     write(tmp_path, "one\n")
-    with pytest.raises(UserError, match=r"valid\.txt is missing, while there is train\.txt"):
+    with pytest.raises(UserError, match=r"no split 'valid', only train.*valid\.txt"):
         read_documents(str(tmp_path), "valid")
     with pytest.raises(UserError, match="'validation' is none of train, valid, test"):
         read_documents(str(tmp_path), "validation")
@@ -149,7 +150,7 @@ def test_what_is_missing_is_said_before_anything_is_read(tmp_path):
 def test_too_few_documents_to_split_are_an_error(tmp_path):
     write(tmp_path, "one\n\ntwo\n", "all")
     assert read(tmp_path) == [["one"], ["two"]]
-    with pytest.raises(UserError, match=r"none of 2 documents falls into the split 'valid'"):
+    with pytest.raises(UserError, match=r"no document falls into the split 'valid' by its hash"):
         read(tmp_path, "valid")
 
 
@@ -161,20 +162,20 @@ def test_a_path_that_is_nothing_lists_what_is_accepted(path):
 
 def test_a_file_that_cannot_be_opened_is_an_error(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
-        list(read_text(tmp_path))
+        list(TextRange(str(tmp_path), 0, 1).read())
 
 
 def test_tfds_texts_are_cut_into_lines(tiny):
     train = [["First one.", "Second \u2028 one."], ["Alone", "after a gap"]]
     assert read("tfds:tiny_texts/both", data_dir=tiny) == train
     assert read("tfds:tiny_texts/both", "valid", data_dir=tiny) == [["ça"]]
-    with pytest.raises(UserError, match="no split 'test', only train, validation"):
+    with pytest.raises(UserError, match="no split 'test', only train, valid"):
         read_documents("tfds:tiny_texts/both", "test", data_dir=tiny)
 
 
 def test_reading_in_batches_loses_no_text(tiny, monkeypatch):
     whole = read("tfds:tiny_texts/whole", data_dir=tiny)
-    monkeypatch.setattr("transformer_jax.data.documents._TFDS_BATCH", 7)
+    monkeypatch.setattr("transformer_jax.data.document_ranges._RECORDS", 7)
     assert read("tfds:tiny_texts/whole", data_dir=tiny) == whole
 
 
@@ -188,7 +189,7 @@ def test_a_dataset_without_other_splits_is_split_by_document(tiny):
 def test_datasets_that_are_not_texts_or_not_there_are_errors(tiny, tmp_path):
     with pytest.raises(UserError, match="no feature 'text', only body"):
         read_documents("tfds:tiny_texts/other", "train", data_dir=tiny)
-    with pytest.raises(UserError, match="train has no text"):
+    with pytest.raises(UserError, match="has no text in the split 'train'"):
         read("tfds:tiny_texts/empty", data_dir=tiny)
     with pytest.raises(UserError, match="knows no dataset"):
         read_documents("tfds:no_such_dataset", "train", data_dir=tiny)

@@ -3,13 +3,14 @@
 import hashlib
 import json
 import random
+import shutil
 
 import numpy as np
 import pytest
 
 from transformer_jax.data.corpus_rows import tokenise
-from transformer_jax.data.document_units import open_source
-from transformer_jax.data.documents import read_documents
+from transformer_jax.data.document_ranges import TextRange
+from transformer_jax.data.documents import open_source, read_documents
 from transformer_jax.data.encoder_rows import build_rows, plan_rows
 from transformer_jax.data.prepare import Recipe, finish, plan_jobs, run_job
 from transformer_jax.data.prepare_engines import run_beam, run_processes
@@ -18,6 +19,7 @@ from transformer_jax.data.sentence_pairs import full_sentences, nsp_pairs
 from transformer_jax.data.subword_tokenizers import load_tokenizer
 from transformer_jax.data.wordpiece import WordPieceTokenizer
 from transformer_jax.errors import UserError
+from transformer_jax.files import temporary_beside
 
 WORDS = "the red green blue cat dog house tree sees likes finds and near under ça".split()
 SHAPE = {"row_length": 48, "row_examples": 4}
@@ -87,7 +89,6 @@ LINES = ["one", "two words", "", "", "  ", "\t\r", "\u2003", "ça\u2028b", "\r",
 @pytest.mark.parametrize("files", [["train"], ["a", "b", "c"]])
 def test_parts_of_any_size_have_each_document_once_and_in_order(tmp_path, monkeypatch, seed, files):
     monkeypatch.setattr("transformer_jax.data.documents.split_of", lambda document: "train")
-    monkeypatch.setattr("transformer_jax.data.document_units.split_of", lambda document: "train")
     draw = random.Random(seed)
     for name in files:
         lines = [draw.choice(["", "x"]), *draw.choices(LINES, k=draw.randint(3, 40)), "y"]
@@ -138,24 +139,41 @@ def test_text_that_is_not_utf8_is_named_by_the_part_that_has_it(tmp_path):
         try:
             read += list(unit.read())
         except UserError as error:
-            assert "train.txt: the line at byte 10 is not UTF-8" in str(error)
-            assert "at byte 13" in str(error)
+            assert "train.txt:5 is not UTF-8" in str(error)
+            assert "at byte 13 of the file" in str(error)
             read.append("error")
     assert read == [["one"], ["two"], "error", ["four"]]
 
 
 def test_a_document_without_end_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("transformer_jax.data.document_units._LONGEST", 50)
-    (tmp_path / "train.txt").write_text("short\n\n" + "a line\n" * 10)
-    with pytest.raises(UserError, match=r"document at byte 7 has more than 50 bytes.*blank lines"):
-        documents_of(tmp_path, "train", 1000)
+    monkeypatch.setattr("transformer_jax.data.document_ranges._LONGEST", 50)
+    for long in ("a line\n" * 10, "ça" * 40):
+        (tmp_path / "train.txt").write_text(f"short\n\n{long}", encoding="utf-8")
+        message = r"train\.txt:3: the document .* has more than 50 bytes.*blank lines"
+        with pytest.raises(UserError, match=message):
+            documents_of(tmp_path, "train", 1000)
+
+
+def test_a_part_is_read_no_further_than_its_last_document(tmp_path, monkeypatch):
+    (tmp_path / "train.txt").write_text("one\n\n" + "two\n" * 1000)
+    read = []
+    decode = TextRange._decode
+
+    def counted(self, line, *args):
+        read.append(line)
+        return decode(self, line, *args)
+
+    monkeypatch.setattr(TextRange, "_decode", counted)
+    for unit in open_source(str(tmp_path)).units("train", 40)[1:]:  # within the second document
+        assert not list(unit.read())
+    assert len(read) <= 1010  # each line once
 
 
 def test_missing_splits_and_empty_files_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"has no \*\.txt files"):
         open_source(str(tmp_path))
     (tmp_path / "train.txt").write_text("one\n")
-    with pytest.raises(UserError, match="no split 'valid', only train.*--splits"):
+    with pytest.raises(UserError, match="no split 'valid', only train"):
         open_source(str(tmp_path)).units("valid", 10)
     (tmp_path / "valid.txt").write_text("")
     with pytest.raises(UserError, match=r"valid\.txt is empty"):
@@ -265,14 +283,16 @@ def test_what_a_killed_run_left_is_made_whole_and_nothing_else_is_made_again(
     jobs = begin(folder, tokenizer, corpus, repeats=2)
     for job in jobs[:6]:
         run_job(job)
-    (folder / f".{jobs[7].path.name}.0123abc").write_bytes(b"half")
-    (folder / f".{jobs[6].path.with_suffix('.npy').name}.77").write_bytes(b"half")
-    (folder / ".rows.json.5").write_bytes(b"half")
+    temporary_beside(jobs[7].path).write_bytes(b"half")
+    temporary_beside(jobs[6].path.with_suffix(".npy")).write_bytes(b"half")
+    temporary_beside(folder / "rows.json").write_bytes(b"half")
     jobs[0].path.write_bytes(jobs[0].path.read_bytes()[:-9])
     jobs[1].path.with_suffix(".json").write_text('{"name":')
     jobs[2].path.with_suffix(".npy").unlink()
     jobs[3].path.unlink()
-    untouched = {job.path: job.path.stat().st_mtime_ns for job in jobs[4:6]}
+    counts = jobs[5].path.with_suffix(".npy")
+    counts.write_bytes(counts.read_bytes()[:-1] + b"\1")
+    untouched = {job.path: job.path.stat().st_mtime_ns for job in jobs[4:5]}
     with pytest.raises(UserError, match=f"{jobs[0].path.name} is not there"):
         finish(jobs)
     prepare(folder, tokenizer, corpus, repeats=2)
@@ -282,14 +302,14 @@ def test_what_a_killed_run_left_is_made_whole_and_nothing_else_is_made_again(
 
 def test_another_folders_settings_are_refused_by_name(tmp_path, tokenizer, corpus, made):
     before = bytes_of(made)
-    changes = {"row_length": 64, "seed": 3, "splits": ("train",)}
+    changes = {"row_length": 64, "seed": 3}
     with pytest.raises(UserError, match="rows of other settings") as caught:
         begin(made, tokenizer, corpus, repeats=2, **changes)
-    for change in ("row_length is 48, not 64", "seed is 0, not 3", "splits is"):
+    for change in ("row_length is 48, not 64", "seed is 0, not 3"):
         assert change in str(caught.value)
     assert "row_examples" not in str(caught.value)
     (tmp_path / "train.txt").write_text("another corpus\n")
-    with pytest.raises(UserError, match="path is"):
+    with pytest.raises(UserError, match="corpus is"):
         begin(made, tokenizer, tmp_path, repeats=2, splits=("train",))
     assert bytes_of(made) == before
 
@@ -330,3 +350,37 @@ def test_the_stored_tokenizer_is_that_of_the_rows(made, tokenizer):
     rows = PreparedRows(made, "train")
     stored = load_tokenizer(made / rows.settings["tokenizer"]["file"])
     assert stored.fingerprint == rows.settings["tokenizer"]["fingerprint"] == tokenizer.fingerprint
+
+
+def test_a_corpus_that_changed_is_refused_even_at_the_same_size(tmp_path, tokenizer):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for split in ("train", "valid", "test"):
+        write_documents(corpus / f"{split}.txt", 8)
+    folder = prepare(tmp_path / "rows", tokenizer, corpus)
+    text = (corpus / "valid.txt").read_bytes()
+    (corpus / "valid.txt").write_bytes(b"z" + text[1:])
+    with pytest.raises(UserError, match="rows of other settings: corpus is"):
+        begin(folder, tokenizer, corpus)
+    (corpus / "valid.txt").write_bytes(text)
+    moved = shutil.move(corpus, tmp_path / "moved")
+    before = bytes_of(folder)
+    assert bytes_of(prepare(folder, tokenizer, moved)) == before
+
+
+def test_splits_may_be_prepared_one_after_another(tmp_path, tokenizer, corpus, made):
+    folder = tmp_path / "rows"
+    for splits in (("valid", "test"), ("train",)):
+        prepare(folder, tokenizer, corpus, repeats=2, splits=splits)
+    assert bytes_of(folder) == bytes_of(made)
+
+
+def test_a_file_may_have_any_name(tmp_path, tokenizer):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    try:
+        write_documents(corpus / "b\udcffd.txt", 300)
+    except OSError:
+        pytest.skip("this file system has names of UTF-8 alone")
+    folder = prepare(tmp_path / "rows", tokenizer, corpus, splits=("train",))
+    assert len(PreparedRows(folder, "train"))

@@ -8,7 +8,7 @@ import pytest
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from transformer_jax.data import prepared_rows
-from transformer_jax.data.document_units import open_source
+from transformer_jax.data.documents import open_source
 from transformer_jax.data.encoder_rows import EncoderRows, build_rows, plan_rows
 from transformer_jax.data.pipeline import batches
 from transformer_jax.data.prepare import Recipe, finish, plan_jobs, run_job

@@ -146,13 +146,21 @@ def texts(folder):
     return [text for document in read_documents(str(folder), "train") for text in document]
 
 
-@pytest.mark.parametrize("kind", ["wordpiece", "byte_bpe", "sentencepiece", "vocab", "run"])
+@pytest.mark.parametrize(
+    "kind", ["wordpiece", "byte_bpe", "merges", "sentencepiece", "vocab", "run"]
+)
 def test_a_tokenizer_is_given_as_a_file_or_as_a_folder(tmp_path, text_folder, kind):
     given, lines = tmp_path / "given", texts(text_folder)
     given.mkdir()
     data = dict(tokenizer=str(given / "tokenizer.json"))
-    if kind == "byte_bpe":
+    if kind in ("byte_bpe", "merges"):
         want = ByteBpeTokenizer.train(lines, given / "tokenizer.json", vocab_size=272)
+        if kind == "merges":  # the two files of RoBERTa
+            merges = json.loads((given / "tokenizer.json").read_text())["model"]["merges"]
+            (given / "merges.txt").write_text("\n".join(map(" ".join, merges)) + "\n")
+            (given / "vocab.json").write_text(json.dumps(_tokens(given / "tokenizer.json")))
+            (given / "tokenizer.json").unlink()
+            data = dict(tokenizer=str(given))
     elif kind == "sentencepiece":
         data = dict(tokenizer=str(given / "any.model"))
         want = SentencePieceEncoder.train(
@@ -190,7 +198,7 @@ def _tokens(path):
         (dict(max_positions=23), {}, "up to 24 tokens.*--data.example_length 23"),
         (dict(pooler=False), {}, "pooler is False. Set --model.pooler"),
         (dict(type_vocab_size=1), {}, "--model.type_vocab_size 2"),
-        ({}, dict(tokenizer="none.json"), "No tokenizer at none.json.*set --data.tokenizer"),
+        ({}, dict(tokenizer="none.json"), "No tokenizer at none.json.*Name one"),
         ({}, dict(tokenizer="{empty}"), "No tokenizer at .*empty"),
         ({}, dict(tokenizer="{larger}"), "has 70 tokens, the model 64.*--model.vocab_size 70"),
         ({}, dict(path="{empty}"), "empty has no \\*.txt files"),
@@ -228,7 +236,7 @@ def test_a_failed_start_leaves_no_wrong_tokenizer_behind(tmp_path, text_folder):
     wrong = tmp_path / "wrong"
     wrong.mkdir()
     write_texts(wrong, seed=5, splits=[("train", 20)])
-    with pytest.raises(UserError, match="valid.txt is missing"):
+    with pytest.raises(UserError, match="no split 'valid'"):
         train(config_of(wrong), tmp_path / "run")
     assert (tmp_path / "run" / "tokenizer.json").exists()  # else there is nothing to test
     for kind in ("wordpiece", "sentencepiece"):

@@ -9,7 +9,7 @@ from tests.tasks.small_texts import MODEL, ROWS, write_texts
 from transformer_jax.cli import evaluate, prepare, train
 from transformer_jax.data.subword_tokenizers import load_tokenizer
 from transformer_jax.errors import UserError
-from transformer_jax.tasks.bert_data import BertData, read_rows
+from transformer_jax.tasks.bert_data import BertData, make_tokenizer, read_rows
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -79,3 +79,11 @@ def test_rows_of_another_tokenizer_are_refused(prepared, tmp_path):
     assert read_rows(data_of(other), "train", tokenizer)
     with pytest.raises(UserError, match="prepared with another tokenizer"):
         read_rows(data_of(prepared), "train", tokenizer)
+
+
+def test_a_tokenizer_is_not_ignored_that_the_rows_do_not_have(prepared, tmp_path):
+    other = prepare_rows(write_texts(tmp_path, seed=1), tmp_path / "rows", size="56")
+    with pytest.raises(UserError, match="prepared with another tokenizer than .*Leave --data"):
+        make_tokenizer(data_of(prepared, tokenizer=str(other)), 64, tmp_path)
+    same = load_tokenizer(make_tokenizer(data_of(prepared, tokenizer=str(prepared)), 64, tmp_path))
+    assert same.fingerprint == load_tokenizer(prepared / "tokenizer.json").fingerprint

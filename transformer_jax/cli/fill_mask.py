@@ -8,15 +8,14 @@ A line that cannot be filled gives {"text": ..., "error": ...}, and is named on 
 from __future__ import annotations
 
 import argparse
-import itertools
+import functools
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformer_jax.cli.lines import read_text
+from transformer_jax.cli.lines import Answer, answer_lines
 from transformer_jax.cli.run_config import read_run_config
 from transformer_jax.errors import UserError
 from transformer_jax.tasks.fill_mask import MaskFiller
@@ -30,25 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Fills the masks of stdin to stdout.
 
     Returns:
-      0, also where a line was in error; 1 after an error of the user's.
+      0, also where a line was in error; 1 after an error of the user's; 130 after Ctrl-C.
     """
     args = _parser().parse_args(argv)
-    try:
-        filler = _open(args)
-    except UserError as error:
-        print(f"fill_mask: {error}", file=sys.stderr)
-        return 1
-    try:
-        first = 1
-        while chunk := list(itertools.islice(sys.stdin.buffer, CHUNK)):
-            lines = [read_text(line, n, "fill_mask") for n, line in enumerate(chunk, first)]
-            for found in _fill(filler, lines, first):
-                print(json.dumps(found, ensure_ascii=False))
-            sys.stdout.flush()
-            first += len(chunk)
-    except BrokenPipeError:  # who reads has enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+    return answer_lines("fill_mask", functools.partial(_open, args), CHUNK)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,28 +46,32 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _open(args: argparse.Namespace) -> MaskFiller:
+def _open(args: argparse.Namespace) -> Answer:
     run = restore_run(read_run_config(args.model), args.model, step=args.step)
     if not isinstance(run.task, MaskedLm):
         raise UserError(f"{args.model} is no run of a masked language model.")
     if not 1 <= args.top <= run.task.tokenizer.vocab_size:
         raise UserError(f"--top {args.top} must be 1 to {run.task.tokenizer.vocab_size}.")
-    return run.task.mask_filler(run.params, top=args.top)
+    return functools.partial(_fill, run.task.mask_filler(run.params, top=args.top))
 
 
-def _fill(filler: MaskFiller, lines: Sequence[str], first: int) -> Iterator[dict[str, Any]]:
-    """What is printed of each line."""
+def _fill(filler: MaskFiller, lines: Sequence[str], first: int) -> Iterator[str]:
+    """A JSON object for each line."""
     problems = [filler.problem(line) for line in lines]
     fine = [line for line, problem in zip(lines, problems, strict=True) if problem is None]
     filled = iter(filler(fine))
     for number, (line, problem) in enumerate(zip(lines, problems, strict=True), first):
         if problem is not None:
             print(f"fill_mask: line {number} {problem}", file=sys.stderr)
-            yield {"text": line, "error": problem}
+            yield _json({"text": line, "error": problem})
             continue
         found = next(filled)
         masks = [[{"token": t, "probability": round(p, 4)} for t, p in m] for m in found.masks]
-        yield {"text": found.text, "masks": masks}
+        yield _json({"text": found.text, "masks": masks})
+
+
+def _json(content: dict[str, Any]) -> str:
+    return json.dumps(content, ensure_ascii=False)
 
 
 if __name__ == "__main__":

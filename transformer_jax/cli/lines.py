@@ -1,12 +1,54 @@
-"""Lines of text on stdin, whatever is in them."""
+"""Lines of text on stdin, whatever is in them, and what is said of each on stdout."""
 
 from __future__ import annotations
 
+import io
+import itertools
+import os
 import sys
+from collections.abc import Callable, Iterable, Sequence
+
+from transformer_jax.errors import UserError
+
+# Some lines without the space around them, and the number of the first; to the lines of output.
+Answer = Callable[[Sequence[str], int], Iterable[str]]
 
 
-def read_text(line: bytes, number: int, program: str) -> str:
-    """A line's text without the space around it; what is no UTF-8 is replaced, and said."""
+def answer_lines(program: str, make: Callable[[], Answer], chunk: int) -> int:
+    """Answers stdin on stdout in UTF-8, so many lines at a time.
+
+    Args:
+      program: its name, for what is said on stderr.
+      make: opens the model.
+      chunk: lines that are read and answered before the next are read.
+
+    Returns:
+      0; 1 after an error of the user's; 130 after Ctrl-C.
+    """
+    try:
+        answer = make()
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")
+        first = 1
+        while read := list(itertools.islice(sys.stdin.buffer, chunk)):
+            lines = [_text(line, number, program) for number, line in enumerate(read, first)]
+            for line in answer(lines, first):
+                print(line)
+            sys.stdout.flush()
+            first += len(read)
+    except UserError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\n{program}: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # who reads has enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _text(line: bytes, number: int, program: str) -> str:
+    """A line without the space around it; what is no UTF-8 is replaced, and said."""
     try:
         return line.decode("utf-8").strip()
     except UnicodeDecodeError:

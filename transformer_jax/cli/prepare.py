@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from transformer_jax.data.corpus_rows import MAKERS
-from transformer_jax.data.document_units import open_source
+from transformer_jax.data.documents import Source, open_source
 from transformer_jax.data.prepare import Recipe, finish, plan_jobs, run_job
 from transformer_jax.data.prepare_engines import run_beam, run_processes
 from transformer_jax.data.prepared_rows import SETTINGS, Shard
 from transformer_jax.data.sources import SPLITS
 from transformer_jax.data.subword_tokenizers import load_tokenizer
 from transformer_jax.errors import UserError
-from transformer_jax.files import write_whole
+from transformer_jax.files import alone_in, write_whole
 from transformer_jax.tasks.bert_data import TRAINED, BertData, find_tokenizer, make_tokenizer
 
 
@@ -75,9 +75,23 @@ def prepare(args: argparse.Namespace, beam_arguments: Sequence[str]) -> None:
     except ValueError as error:
         raise UserError(str(error)) from error
     source = open_source(recipe.path)
-    for split in recipe.splits:  # before a tokenizer is trained, which takes long
-        source.units(split, recipe.shard_bytes)
+    if lacking := [split for split in recipe.splits if split not in source.parts]:
+        raise UserError(
+            f"{source.name} has no split {' and '.join(lacking)}. Name those that it has: --splits "
+            f"{' '.join(source.parts)}."
+        )
     folder = _folder(args.output)
+    with alone_in(folder):
+        _make(args, recipe, source, folder, beam_arguments)
+
+
+def _make(
+    args: argparse.Namespace,
+    recipe: Recipe,
+    source: Source,
+    folder: Path,
+    beam_arguments: Sequence[str],
+) -> None:
     tokenizer = _tokenizer(args, recipe.path, folder)
     request = {"trained": args.tokenizer if args.tokenizer in TRAINED else None}
     if request["trained"]:
@@ -140,7 +154,7 @@ def _folder(folder: Path) -> Path:
             f"--output {folder} has other files ({', '.join(sorted(foreign)[:3])}) and no "
             f"{SETTINGS}. Name a new folder."
         )
-    return folder
+    return folder.resolve()  # Beam's workers may have another working directory
 
 
 def _tokenizer(args: argparse.Namespace, path: str, folder: Path) -> Path:
@@ -153,15 +167,15 @@ def _tokenizer(args: argparse.Namespace, path: str, folder: Path) -> Path:
             f"--vocab-size {args.vocab_size} is for a tokenizer that is trained; {args.tokenizer} "
             f"has its own. Leave it out."
         )
-    if trained and (folder / SETTINGS).exists():
+    begun, has = (folder / SETTINGS).exists(), list(folder.glob("tokenizer.*"))
+    if trained and begun and has:
         return find_tokenizer(folder)
     wanted = BertData(path=path, tokenizer=args.tokenizer, lowercase=not args.cased)
     with tempfile.TemporaryDirectory() as temporary:
-        make_tokenizer(wanted, args.vocab_size or 0, Path(temporary))
-        made = find_tokenizer(Path(temporary))
+        made = make_tokenizer(wanted, args.vocab_size or 0, Path(temporary))
         tokenizer, data = load_tokenizer(made), made.read_bytes()
-    if not (folder / SETTINGS).exists():
-        for other in folder.glob("tokenizer.*"):  # of a start that was killed
+    if not begun or not has:
+        for other in has:  # of a start that was killed
             other.unlink()
         write_whole(folder / made.name, data)
     elif load_tokenizer(find_tokenizer(folder)).fingerprint != tokenizer.fingerprint:
@@ -181,7 +195,8 @@ def _table(splits: Mapping[str, Sequence[Shard]], row_length: int) -> str:
             documents = sum(shard.documents for shard in skipped)
             left_out.append(
                 f"{split}: {len(skipped)} of {len(shards)} parts, with {documents} documents, were "
-                f"too small for examples and are left out. A larger --shard-bytes takes them in."
+                f"too small for examples and are left out. Another folder with a larger "
+                f"--shard-bytes takes them in."
             )
     return "\n".join(lines + left_out)
 

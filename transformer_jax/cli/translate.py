@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import itertools
-import os
+import functools
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from transformer_jax.cli.lines import read_text
+from transformer_jax.cli.lines import Answer, answer_lines
 from transformer_jax.cli.model_folder import open_model
 from transformer_jax.decoding.sampling import Sampling
 from transformer_jax.decoding.search_config import SearchConfig
@@ -28,30 +27,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Translates stdin to stdout.
 
     Returns:
-      0; 1 after an error of the user's.
+      0; 1 after an error of the user's; 130 after Ctrl-C.
     """
     args = _parser().parse_args(argv)
-    try:
-        if args.max_tokens < 2:
-            raise UserError(f"--max-tokens {args.max_tokens} must be at least 2.")
-        if args.batch_size is not None and args.batch_size < 1:
-            raise UserError(f"--batch-size {args.batch_size} must be at least 1.")
-        opened = open_model(args.model, step=args.step, average=args.average)
-        translator = opened.translator(_search(opened.search, args), args.seed, args.batch_size)
-    except UserError as error:
-        print(f"translate: {error}", file=sys.stderr)
-        return 1
-    try:
-        first = 1
-        while chunk := list(itertools.islice(sys.stdin.buffer, CHUNK)):
-            lines = [read_text(line, n, "translate") for n, line in enumerate(chunk, first)]
-            for line in _translate(translator, lines, first, args):
-                print(line)
-            sys.stdout.flush()
-            first += len(chunk)
-    except BrokenPipeError:  # who reads has enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+    return answer_lines("translate", functools.partial(_open, args), CHUNK)
+
+
+def _open(args: argparse.Namespace) -> Answer:
+    if args.max_tokens < 2:
+        raise UserError(f"--max-tokens {args.max_tokens} must be at least 2.")
+    if args.batch_size is not None and args.batch_size < 1:
+        raise UserError(f"--batch-size {args.batch_size} must be at least 1.")
+    opened = open_model(args.model, step=args.step, average=args.average)
+    translator = opened.translator(_search(opened.search, args), args.seed, args.batch_size)
+    return functools.partial(_translate, translator, args)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -105,7 +94,7 @@ def _search(base: SearchConfig, args: argparse.Namespace) -> SearchConfig:
 
 
 def _translate(
-    translator: Translator, lines: Sequence[str], first: int, args: argparse.Namespace
+    translator: Translator, args: argparse.Namespace, lines: Sequence[str], first: int
 ) -> Iterator[str]:
     """For each line its n best translations as lines; an empty one has empty ones."""
     sources = translator.encode(lines)

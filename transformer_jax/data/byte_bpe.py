@@ -56,7 +56,7 @@ class ByteBpeTokenizer(JsonTokenizer):
                 f"vocab_size={vocab_size} is too small: the 256 bytes and {len(SPECIAL)} special "
                 f"tokens alone need {smallest}. Raise vocab_size."
             )
-        sentences = [well_formed(text) for text in _sample(texts, MAX_TRAINING_SENTENCES, seed)]
+        sentences = _sample(map(well_formed, texts), MAX_TRAINING_SENTENCES, seed)
         bare = _bare(models.BPE())
         # The trainer's time grows with the square of a word's length.
         long_words = pre_tokenizers.Split(Regex(f".{{{_MAX_WORD + 1},}}"), behavior="removed")

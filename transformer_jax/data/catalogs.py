@@ -230,5 +230,5 @@ def split_of(source: str) -> str:
 def _too_few(found: str, language: str, folders: Iterable[Path]) -> UserError:
     return UserError(
         f"There are {found} of language {language!r} under {', '.join(map(str, folders))}. "
-        f"`pip install transformer_jax[demo]` brings French ones."
+        f"`pip install 'transformer-jax[demo]'` brings French ones."
     )

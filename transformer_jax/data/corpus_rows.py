@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from transformer_jax.data.documents import Document
+from transformer_jax.data.document_ranges import Document
 from transformer_jax.data.encoder_rows import EncoderRows, build_rows, plan_rows
 from transformer_jax.data.encoder_tokenizer import Encoded, EncoderTokenizer
 from transformer_jax.data.pipeline import Rows

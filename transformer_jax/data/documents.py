@@ -1,20 +1,22 @@
-"""Where documents come from: text files, TensorFlow datasets, the prose of installed packages."""
+"""A corpus as documents: folders of text, TensorFlow datasets, prose; whole, or part by part."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from transformer_jax.data.document_ranges import Document, RecordRange, TextRange
 from transformer_jax.data.sources import SPLITS, _cache_dir, _quiet
 from transformer_jax.errors import UserError
-
-Document = list[str]  # its paragraphs (or sentences), none of them empty
+from transformer_jax.files import file_hash
 
 _TFDS_SPLITS = {"train": "train", "valid": "validation", "test": "test"}
-_TFDS_BATCH = 1000  # texts; one record at a time is a hundred times slower
+_RARE = 100  # of so many documents, one falls into valid or test by its hash
 _ACCEPTED = (
     "a folder with train.txt and valid.txt, a paragraph a line and a blank line between documents; "
     "a folder with such files of any other names that end in .txt; "
@@ -32,8 +34,7 @@ def read_documents(path: str, split: str, *, data_dir: str | None = None) -> Ite
     Args:
       path: a folder of *.txt files, `tfds:NAME/CONFIG`, `prose:installed` or `prose:FOLDER`.
       split: train, valid or test.
-      data_dir: where TFDS keeps prepared data. None means TFDS's own default for `tfds:`, and
-        `$XDG_CACHE_HOME/transformer_jax` for `prose:`, which is prepared when needed.
+      data_dir: as for `open_source`.
 
     Raises:
       UserError: the data is missing or not prepared; while it is read, that it is malformed or
@@ -41,19 +42,9 @@ def read_documents(path: str, split: str, *, data_dir: str | None = None) -> Ite
     """
     if split not in SPLITS:
         raise UserError(f"Split {split!r} is none of {', '.join(SPLITS)}.")
-    scheme, _, rest = path.partition(":")
-    if scheme == "tfds" and rest:
-        return _read_builder(_open_tfds(rest, data_dir), split)
-    if scheme == "prose" and rest:
-        with _quiet():
-            from transformer_jax.data import prose
-
-            config = prose.ProseConfig.find("" if rest == "installed" else rest)
-            builder = prose.prepare(config, data_dir or _cache_dir())
-        return _read_builder(builder, split)
-    if not path or not Path(path).is_dir():
-        raise UserError(f"Data path {path!r} is no existing folder. Accepted are: {_ACCEPTED}.")
-    return _read_folder(Path(path), split)
+    source = open_source(path, data_dir=data_dir)
+    [whole] = source.units(split, sys.maxsize)
+    return _some(source, whole)
 
 
 def split_of(document: Document) -> str:
@@ -62,72 +53,176 @@ def split_of(document: Document) -> str:
     return {0: "test", 1: "valid"}.get(int.from_bytes(digest[:4], "big") % 100, "train")
 
 
-def read_text(file: Path) -> Iterator[Document]:
-    """The documents of a UTF-8 file: a paragraph a line, blank lines between documents.
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """A part `number` of `count` of a split: what one worker reads at a time.
 
-    A BOM and CRLF are tolerated; space around a paragraph is dropped.
+    Attributes:
+      ranges: where its documents are.
+      by_hash: whether only those are meant that `documents.split_of` puts into the split.
+    """
+
+    split: str
+    number: int
+    count: int
+    ranges: tuple[TextRange | RecordRange, ...]
+    by_hash: bool
+
+    def read(self) -> Iterator[Document]:
+        """The documents of this part.
+
+        Raises:
+          UserError: they cannot be read.
+        """
+        for part in self.ranges:
+            for document in part.read():
+                if not self.by_hash or split_of(document) == self.split:
+                    yield document
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A corpus as `read_documents` accepts it.
+
+    Attributes:
+      name: where it is, for people.
+      parts: of each split the whole of its files or of its dataset.
+      sizes: of each split the bytes of text.
+      by_hash: whether the parts of all splits are the same, and documents are chosen by hash.
+    """
+
+    name: str
+    parts: Mapping[str, tuple[TextRange | RecordRange, ...]]
+    sizes: Mapping[str, int]
+    by_hash: bool
+
+    def units(self, split: str, unit_bytes: int) -> list[Unit]:
+        """A split as equal parts of about so many bytes of text.
+
+        Raises:
+          UserError: there is no such split.
+        """
+        if split not in self.parts:
+            raise UserError(
+                f"{self.name} has no split {split!r}, only {', '.join(self.parts)}. In a folder it "
+                f"is {split}.txt."
+            )
+        whole = unit_bytes * (_RARE if self.by_hash and split != "train" else 1)
+        count = max(1, -(-self.sizes[split] // whole))
+        total = sum(part.end - part.start for part in self.parts[split])
+        cuts = [total * number // count for number in range(count + 1)]
+        return [
+            Unit(split, number, count, _between(self.parts[split], *ends), self.by_hash)
+            for number, ends in enumerate(zip(cuts, cuts[1:], strict=False))
+        ]
+
+    def fingerprint(self) -> str:
+        """A hash of the names and the bytes of all files, which are read for it; of a dataset, of
+        its name, version and numbers of records.
+        """
+        digest = hashlib.sha256()
+        for part in dict.fromkeys(part for parts in self.parts.values() for part in parts):
+            if isinstance(part, TextRange):
+                name = Path(part.file).name.encode("utf-8", "surrogateescape")
+                digest.update(hashlib.sha256(name).digest() + file_hash(part.file).encode())
+            else:
+                digest.update(f"{self.name} {part.split} {part.end}\n".encode())
+        return digest.hexdigest()[:16]
+
+
+def open_source(path: str, *, data_dir: str | None = None) -> Source:
+    """Finds a corpus and its size; prose is prepared if need be.
+
+    Args:
+      path: as for `read_documents`.
+      data_dir: where TFDS keeps prepared data. None means TFDS's own default for `tfds:`, and
+        `$XDG_CACHE_HOME/transformer_jax` for `prose:`.
 
     Raises:
-      UserError: the file cannot be read, is not UTF-8 (with the line's number), or is empty.
+      UserError: the data is missing, malformed or not prepared.
     """
-    document: Document = []
+    scheme, _, rest = path.partition(":")
+    if scheme == "tfds" and rest:
+        return _of_builder(_open_tfds(rest, data_dir))
+    if scheme == "prose" and rest:
+        with _quiet():
+            from transformer_jax.data import prose
+
+            config = prose.ProseConfig.find("" if rest == "installed" else rest)
+            return _of_builder(prose.prepare(config, data_dir or _cache_dir()))
+    if not path or not Path(path).is_dir():
+        raise UserError(f"Data path {path!r} is no existing folder. Accepted are: {_ACCEPTED}.")
+    return _of_folder(Path(path).resolve())
+
+
+def _some(source: Source, unit: Unit) -> Iterator[Document]:
+    """The documents of a unit, of which there must be some."""
     empty = True
-    try:
-        with file.open("rb") as lines:  # in bytes, so that only \n ends a line
-            for number, line in enumerate(lines, 1):
-                if paragraph := _decode(line, file, number):
-                    document.append(paragraph)
-                    empty = False
-                elif document:
-                    yield document
-                    document = []
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error}") from error
-    if document:
+    for document in unit.read():
+        empty = False
         yield document
+    if empty and unit.by_hash:
+        raise UserError(
+            f"{source.name}: no document falls into the split {unit.split!r} by its hash. Use more "
+            f"documents, or a folder with train.txt and valid.txt."
+        )
     if empty:
-        raise UserError(
-            f"{file} is empty. Write a paragraph a line, and a blank line between documents."
-        )
+        raise UserError(f"{source.name} has no text in the split {unit.split!r}.")
 
 
-def _decode(line: bytes, file: Path, number: int) -> str:
-    try:
-        return line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{file}:{number} is not UTF-8 ({error}). Save the file as UTF-8."
-        ) from error
-
-
-def _read_folder(folder: Path, split: str) -> Iterator[Document]:
+def _of_folder(folder: Path) -> Source:
     files = sorted(file for file in folder.glob("*.txt") if file.is_file())
-    if not files:
+    by_hash = {file.stem for file in files}.isdisjoint(SPLITS)
+    used = {file.stem: file for file in files if by_hash or file.stem in SPLITS}
+    if not used:
         raise UserError(f"{folder} has no *.txt files. Accepted are: {_ACCEPTED}.")
-    if {file.stem for file in files}.isdisjoint(SPLITS):
-        documents = (document for file in files for document in read_text(file))
-        return _chosen(documents, split, str(folder))
-    if not (folder / f"{split}.txt").is_file():
-        raise UserError(
-            f"{folder / split}.txt is missing, while there is "
-            f"{' and '.join(f.name for f in files if f.stem in SPLITS)}. Write it too."
-        )
-    return read_text(folder / f"{split}.txt")
+    sizes = {stem: file.stat().st_size for stem, file in used.items()}
+    for stem, size in sizes.items():
+        if not size:
+            raise UserError(
+                f"{used[stem]} is empty. Write a paragraph a line, and a blank line between "
+                f"documents."
+            )
+    ranges = {stem: TextRange(str(file), 0, sizes[stem]) for stem, file in used.items()}
+    if by_hash:
+        everything, total = tuple(ranges.values()), sum(sizes.values())
+        splits = dict.fromkeys(SPLITS, everything)
+        return Source(str(folder), splits, dict.fromkeys(SPLITS, total), by_hash)
+    splits = {split: (ranges[split],) for split in SPLITS if split in ranges}
+    return Source(str(folder), splits, sizes, by_hash)
 
 
-def _chosen(documents: Iterable[Document], split: str, source: str) -> Iterator[Document]:
-    """Those documents that `split_of` puts into the split."""
-    count = chosen = 0
-    for document in documents:
-        count += 1
-        if split_of(document) == split:
-            chosen += 1
-            yield document
-    if not chosen:
+def _of_builder(builder: Any) -> Source:
+    """A prepared dataset whose records have a text."""
+    name, splits = f"tfds:{builder.info.full_name}", builder.info.splits
+    if "text" not in builder.info.features:
         raise UserError(
-            f"{source}: none of {count} documents falls into the split {split!r} by its hash. Use "
-            f"more documents, or a folder with train.txt and valid.txt."
+            f"{name} has no feature 'text', only {', '.join(builder.info.features)}. Use a dataset "
+            f"of texts."
         )
+    by_hash = list(splits) == ["train"]
+    found = {ours: "train" if by_hash else theirs for ours, theirs in _TFDS_SPLITS.items()}
+    found = {ours: theirs for ours, theirs in found.items() if theirs in splits}
+    data_dir = str(builder.data_dir)
+    parts = {
+        ours: (RecordRange(data_dir, theirs, 0, splits[theirs].num_examples),)
+        for ours, theirs in found.items()
+    }
+    sizes = {ours: splits[theirs].num_bytes for ours, theirs in found.items()}
+    return Source(name, parts, sizes, by_hash)
+
+
+def _between(
+    parts: tuple[TextRange | RecordRange, ...], start: int, end: int
+) -> tuple[TextRange | RecordRange, ...]:
+    """What lies from start to end, counted through all the parts."""
+    found, begin = [], 0
+    for part in parts:
+        low, high = max(start - begin, part.start), min(end - begin, part.end)
+        if low < high:
+            found.append(dataclasses.replace(part, start=low, end=high))
+        begin += part.end
+    return tuple(found)
 
 
 def _open_tfds(name: str, data_dir: str | None) -> Any:
@@ -169,42 +264,3 @@ def _import_text(name: str) -> str:
     except ImportError:  # not a text dataset, or one that is prepared elsewhere
         return ""
     return f", {module}"
-
-
-def _read_builder(builder: Any, split: str) -> Iterator[Document]:
-    """Reads a prepared dataset whose records have a text."""
-    name, splits = builder.info.full_name, list(builder.info.splits)
-    if "text" not in builder.info.features:
-        raise UserError(
-            f"tfds:{name} has no feature 'text', only {', '.join(builder.info.features)}. Use a "
-            f"dataset of texts."
-        )
-    if splits == ["train"]:
-        return _chosen(_read_records(builder, "train"), split, f"tfds:{name}")
-    if _TFDS_SPLITS[split] not in splits:
-        raise UserError(
-            f"tfds:{name} has no split {_TFDS_SPLITS[split]!r}, only {', '.join(splits)}."
-        )
-    return _read_records(builder, _TFDS_SPLITS[split])
-
-
-def _read_records(builder: Any, tfds_split: str) -> Iterator[Document]:
-    """Each record as a document, its lines as the paragraphs; records without text are none."""
-    name = f"tfds:{builder.info.full_name}, {tfds_split}"
-    with _quiet():
-        data = builder.as_data_source(tfds_split, file_format="array_record")
-    empty = True
-    for start in range(0, len(data), _TFDS_BATCH):
-        ids = range(start, min(start + _TFDS_BATCH, len(data)))
-        with _quiet():
-            records = data.__getitems__(list(ids))
-        for number, record in zip(ids, records, strict=True):
-            try:
-                lines = record["text"].decode().split("\n")
-            except UnicodeDecodeError as error:
-                raise UserError(f"{name}, record {number} is not UTF-8 ({error}).") from error
-            if document := [line.strip() for line in lines if line.strip()]:
-                empty = False
-                yield document
-    if empty:
-        raise UserError(f"{name} has no text.")

@@ -51,6 +51,14 @@ class EncoderTokenizer(Protocol):
         """
         ...
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the one file that `subword_tokenizers.load_tokenizer` reads.
+
+        Raises:
+          UserError: it cannot be written.
+        """
+        ...
+
 
 def well_formed(text: str) -> str:
     """The text as Unicode has it: a surrogate pair is its character, a lone surrogate U+FFFD.

@@ -23,15 +23,15 @@ from typing import Any
 import numpy as np
 
 from transformer_jax.data.corpus_rows import MAKERS, ExampleKind, tokenise
-from transformer_jax.data.document_units import Source, Unit
+from transformer_jax.data.documents import Source, Unit
 from transformer_jax.data.encoder_rows import EncoderRows, plan_rows
 from transformer_jax.data.encoder_tokenizer import EncoderTokenizer
-from transformer_jax.data.prepared_rows import INDEX, SETTINGS, Shard
-from transformer_jax.data.row_records import VERSION, encode_rows, file_hash, write_shard
+from transformer_jax.data.prepared_rows import INDEX, SETTINGS, Shard, read_index
+from transformer_jax.data.row_records import LONGEST_ROW, VERSION, encode_rows, write_shard
 from transformer_jax.data.sentence_pairs import Documents, Examples
 from transformer_jax.data.subword_tokenizers import load_tokenizer
 from transformer_jax.errors import UserError
-from transformer_jax.files import write_whole
+from transformer_jax.files import file_hash, remove_temporaries, write_whole
 
 _STREAM = 0x5F1  # keeps the bits of the order apart from those of packing
 
@@ -66,11 +66,13 @@ class Recipe:
         for name, least in (("row_examples", 1), ("repeats", 1), ("seed", 0), ("shard_bytes", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {least}.")
-        if not 8 <= self.example_length <= self.row_length < 1 << 24:
+        if not 8 <= self.example_length <= self.row_length:
             raise ValueError(
                 f"example_length={self.example_length} must be at least 8, and at most "
                 f"row_length={self.row_length}."
             )
+        if self.row_length > LONGEST_ROW:
+            raise ValueError(f"row_length={self.row_length} must be at most {LONGEST_ROW}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +110,7 @@ def plan_jobs(
     units = [u for split in recipe.splits for u in source.units(split, recipe.shard_bytes)]
     write_settings(folder, _settings(recipe, source, load_tokenizer(tokenizer), tokenizer, request))
     jobs = [Job(unit, recipe, str(folder), tokenizer.name) for unit in units]
-    _remove_unfinished(folder, jobs)
+    remove_temporaries(folder)
     return jobs
 
 
@@ -135,6 +137,7 @@ def run_job(job: Job) -> None:
         about["tokens"] = int(rows.examples.lengths.sum())
         about |= {"bytes": job.path.stat().st_size, "sha256": file_hash(job.path)}
     _save(job.path.with_suffix(".npy"), counts)
+    about["counts"] = file_hash(job.path.with_suffix(".npy"))
     # Last, for it says that the shard is finished.
     write_whole(job.path.with_suffix(".json"), _json(about))
 
@@ -143,9 +146,9 @@ def finished(job: Job) -> Shard | None:
     """The shard of a job, if it is there and undamaged. It has no rows if it has no file."""
     try:
         shard = Shard(**json.loads(job.path.with_suffix(".json").read_bytes()))
-        np.load(job.path.with_suffix(".npy"))
-        whole = not shard.rows or file_hash(job.path) == shard.sha256
-    except (OSError, ValueError, TypeError, EOFError):
+        whole = file_hash(job.path.with_suffix(".npy")) == shard.counts
+        whole = whole and (not shard.rows or file_hash(job.path) == shard.sha256)
+    except (OSError, ValueError, TypeError):
         return None
     return shard if whole else None
 
@@ -167,19 +170,29 @@ def finish(jobs: Sequence[Job]) -> dict[str, list[Shard]]:
         if not any(shard.rows for shard in shards):
             raise UserError(
                 f"{recipe.path}: the {sum(shard.documents for shard in shards)} documents of the "
-                f"split {split!r} are too few for examples of {recipe.examples}. Use more text or "
-                f"a larger --shard-bytes, or leave the split out with --splits."
+                f"split {split!r} are too few for examples of {recipe.examples}. Put blank lines "
+                f"between documents, use more text or a larger --shard-bytes in another folder, or "
+                f"leave the split out with --splits."
             )
         parts = [job.path.with_suffix(".npy") for job in jobs if job.unit.split == split]
         _save(folder / f"{split}.npy", functools.reduce(np.add, map(np.load, parts)))
     index = json.loads((folder / SETTINGS).read_bytes())
-    index["splits"] = {
+    index["splits"] = _other_splits(folder, recipe) | {
         split: {"shards": [dataclasses.asdict(shard) for shard in shards if shard.rows]}
         for split, shards in splits.items()
     }
     write_whole(folder / INDEX, _json(index))
-    _remove_unfinished(folder, jobs)
+    remove_temporaries(folder)
     return splits
+
+
+def _other_splits(folder: Path, recipe: Recipe) -> dict[str, Any]:
+    """What the index says of the splits that this recipe leaves alone."""
+    try:
+        splits = read_index(folder)["splits"]
+    except UserError:  # there is none yet, or what a damaged one says is lost
+        return {}
+    return {split: about for split, about in splits.items() if split not in recipe.splits}
 
 
 def write_settings(folder: Path, settings: dict[str, Any]) -> None:
@@ -214,8 +227,10 @@ def _settings(
     file: Path,
     request: dict[str, Any],
 ) -> dict[str, Any]:
-    about = dataclasses.asdict(recipe) | request
-    about |= {"version": VERSION, "path": source.name, "splits": list(recipe.splits)}
+    about = dataclasses.asdict(recipe) | request | {"version": VERSION}
+    # Other splits may follow later; and the corpus may move, but not change.
+    del about["splits"], about["path"]
+    about["corpus"] = source.fingerprint()
     about["tokenizer"] = {
         "file": file.name,
         "fingerprint": tokenizer.fingerprint,
@@ -264,17 +279,6 @@ def _together(parts: Sequence[Examples]) -> Examples:
 @functools.lru_cache(1)
 def _tokenizer(path: str) -> EncoderTokenizer:
     return load_tokenizer(path)
-
-
-def _remove_unfinished(folder: Path, jobs: Sequence[Job]) -> None:
-    """Removes what killed runs left: files that were not yet renamed."""
-    names = {INDEX, SETTINGS, *(f"{job.unit.split}.npy" for job in jobs)}
-    names |= {job.tokenizer for job in jobs}
-    suffixes = (".array_record", ".json", ".npy")
-    names |= {job.path.with_suffix(suffix).name for job in jobs for suffix in suffixes}
-    for path in folder.glob(".*"):
-        if path.name[1:].rpartition(".")[0] in names:
-            path.unlink(missing_ok=True)
 
 
 def _save(path: Path, counts: np.ndarray) -> None:

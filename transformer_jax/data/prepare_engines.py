@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -20,8 +21,13 @@ def run_processes(jobs: Sequence[Job], workers: int, said: Callable[[str], None]
       UserError: of a job; or a process was killed.
     """
     spawn = multiprocessing.get_context("spawn")  # a fork and the threads of JAX do not agree
-    with ProcessPoolExecutor(workers, spawn, initializer=_die_with_parent) as pool:
-        running = {pool.submit(run_job, job): job for job in jobs}
+    with ProcessPoolExecutor(workers, spawn, initializer=_begin) as pool:
+        # A worker begins with what is blocked here: Ctrl-C waits until `_begin` is there.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            running = {pool.submit(run_job, job): job for job in jobs}
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         try:
             for number, done in enumerate(as_completed(running), 1):
                 done.result()
@@ -61,8 +67,10 @@ def run_beam(jobs: Sequence[Job], arguments: Sequence[str]) -> None:
         raise UserError(f"Beam stopped: {lines[-1]}") from error
 
 
-def _die_with_parent() -> None:
-    """In a worker: ends it when the process that gives it work is killed."""
+def _begin() -> None:
+    """In a worker: ends it by Ctrl-C without a word, and when its parent is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     parent = multiprocessing.parent_process()
 
     def wait() -> None:

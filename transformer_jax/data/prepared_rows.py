@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import threading
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -39,7 +40,9 @@ _RANDOM_ACCESS = "readahead_buffer_size:0,max_parallelism:0"
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """What is known of a shard: `tokens` are the filled positions of its rows."""
+    """What is known of a shard: `tokens` are the filled positions of its rows, `counts` is the
+    SHA-256 of its .npy.
+    """
 
     name: str
     documents: int
@@ -48,6 +51,7 @@ class Shard:
     tokens: int
     bytes: int
     sha256: str
+    counts: str
 
 
 class PreparedRows:
@@ -71,8 +75,8 @@ class PreparedRows:
         splits = self.settings["splits"]
         if split not in splits:
             raise UserError(
-                f"{self._folder} has no split {split!r}, only {', '.join(splits)}. Prepare it too, "
-                f"in another folder."
+                f"{self._folder} has no split {split!r}, only {', '.join(splits)}. Run the command "
+                f"of transformer_jax.cli.prepare again with --splits {split}."
             )
         self._shards = [Shard(**shard) for shard in splits[split]["shards"]]
         for shard in self._shards:
@@ -142,7 +146,7 @@ class PreparedRows:
         path = self._folder / f"{self._split}.npy"
         try:
             counts: np.ndarray = np.load(path)
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise _damaged(path, f"cannot be read ({error})") from error
         if counts.shape != (self.settings["tokenizer"]["vocab_size"],):
             raise _damaged(path, f"has the shape {counts.shape}")

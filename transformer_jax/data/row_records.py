@@ -9,9 +9,7 @@ save little, and they would shut out large vocabularies.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -22,10 +20,12 @@ from transformer_jax.data.encoder_rows import SEGMENT, EncoderRows
 from transformer_jax.data.pipeline import Ragged
 from transformer_jax.data.sentence_pairs import Documents
 from transformer_jax.errors import UserError
+from transformer_jax.files import temporary_beside
 
 VERSION = 1  # of the records
 
 _TOP, _PAIR, _LABEL = 1 << 31, 1 << 30, 1 << 29
+LONGEST_ROW = _LABEL - 1  # tokens
 _CHUNK = 2048  # rows that are encoded at a time
 
 
@@ -59,8 +59,7 @@ def write_shard(path: Path, records: Iterable[bytes]) -> None:
     Raises:
       UserError: it cannot be written.
     """
-    # Two machines may write the same shard at the same time.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    temporary = temporary_beside(path)
     try:
         writer = ArrayRecordWriter(str(temporary), "group_size:1")
         for record in records:
@@ -74,12 +73,6 @@ def write_shard(path: Path, records: Iterable[bytes]) -> None:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def file_hash(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def decode_rows(records: Sequence[bytes]) -> tuple[Documents, list[np.ndarray]]:

@@ -57,7 +57,7 @@ class WordPieceTokenizer(JsonTokenizer):
         Raises:
           UserError: the texts are empty, or too few or too many characters for this size.
         """
-        sentences = [well_formed(text) for text in _sample(texts, MAX_TRAINING_SENTENCES, seed)]
+        sentences = _sample(map(well_formed, texts), MAX_TRAINING_SENTENCES, seed)
         bare = _bare(models.WordPiece(unk_token=UNK), lowercase)
         alphabet = _alphabet(sentences, bare.normalizer)
         tokens = _first_tokens(alphabet)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -25,7 +24,9 @@ TokenizerKind = Literal["wordpiece", "byte_bpe", "sentencepiece"]
 TRAINED: tuple[str, ...] = get_args(TokenizerKind)
 PREPARED = "prepared"  # the scheme of paths to prepared rows
 
-_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt")  # the first that a folder has
+# The first of these that a folder has; with vocab.json goes a merges.txt.
+_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.txt", "vocab.json")
+_MADE = _FILES[:2]  # what `make_tokenizer` writes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +39,9 @@ class BertData:
         for the documentation of Python packages; `prepared:FOLDER` for the rows that
         `transformer_jax.cli.prepare` wrote, which bring their tokenizer along.
       tokenizer: wordpiece, byte_bpe or sentencepiece to train one on the text, with
-        model.vocab_size tokens; or the file of a tokenizer (tokenizer.json, vocab.txt, a
-        SentencePiece model), or the folder of a run or of a published model that has one.
+        model.vocab_size tokens; or the file of a tokenizer (tokenizer.json, vocab.txt, vocab.json
+        beside merges.txt, a SentencePiece model), or the folder of a run or of a published model
+        that has one.
       lowercase: trains the tokenizer on lower-case text without accents; says of a vocab.txt that
         it is such a model's. Byte-level BPE keeps the case.
       examples: pairs for next-sentence prediction (BERT) or sentence order (ALBERT), or full
@@ -148,7 +150,7 @@ def run_tokenizer(data: BertData, vocab_size: int, workdir: Path) -> EncoderToke
                 f"The tokenizer {data.tokenizer} lies in the folder of this run, which gets one of "
                 f"its own. Move it, or take another --workdir."
             )
-        for name in _FILES:
+        for name in _MADE:
             (workdir / name).unlink(missing_ok=True)
         make_tokenizer(data, vocab_size, workdir)
     if jax.process_count() > 1:
@@ -174,31 +176,52 @@ def find_tokenizer(path: Path) -> Path:
     found = [path / name for name in _FILES if (path / name).is_file()]
     if not found:
         raise UserError(
-            f"No tokenizer at {path}: it is no file, and no folder with {' or '.join(_FILES)}. To "
-            f"train one, set --data.tokenizer to {', '.join(TRAINED)}."
+            f"No tokenizer at {path}: it is no file, and no folder with {' or '.join(_FILES)}. "
+            f"Name one that is there, or a kind to train: {', '.join(TRAINED)}."
         )
     return found[0]
 
 
-def make_tokenizer(data: BertData, vocab_size: int, workdir: Path) -> None:
-    """Trains the tokenizer, or copies it; a vocab.txt becomes a tokenizer.json."""
-    prepared = prepared_folder(data)
-    if prepared is not None or data.tokenizer not in TRAINED:
-        found = find_tokenizer(prepared or Path(data.tokenizer))
-        if found.suffix == ".txt":
-            tokenizer = WordPieceTokenizer.from_vocab(found, lowercase=data.lowercase)
-            tokenizer.save(workdir / "tokenizer.json")
-        else:
-            load_tokenizer(found)  # what is damaged is not copied
-            is_json = found.suffix == ".json"
-            shutil.copyfile(found, workdir / ("tokenizer.json" if is_json else "tokenizer.model"))
-        return
+def make_tokenizer(data: BertData, vocab_size: int, folder: Path) -> Path:
+    """Trains the tokenizer into a folder, or copies it there; what it was read from as one file.
+
+    Raises:
+      UserError: the text or the file is missing or damaged; the data are prepared rows of another
+        tokenizer.
+    """
+    given = None if data.tokenizer in TRAINED else _open_tokenizer(data, Path(data.tokenizer))
+    if (prepared := prepared_folder(data)) is not None:
+        of_rows = _open_tokenizer(data, prepared)
+        if given is not None and given.fingerprint != of_rows.fingerprint:
+            raise UserError(
+                f"{data.path} was prepared with another tokenizer than {data.tokenizer}. Leave "
+                f"--data.tokenizer out, or prepare the text with this one."
+            )
+        given = of_rows
+    if given is not None:
+        is_model = isinstance(given, SentencePieceEncoder)
+        path = folder / ("tokenizer.model" if is_model else "tokenizer.json")
+        given.save(path)
+        return path
     texts = (text for document in read_documents(data.path, "train") for text in document)
-    if data.tokenizer == "byte_bpe":
-        ByteBpeTokenizer.train(texts, workdir / "tokenizer.json", vocab_size=vocab_size)
-    elif data.tokenizer == "wordpiece":
-        path, lowercase = workdir / "tokenizer.json", data.lowercase
-        WordPieceTokenizer.train(texts, path, vocab_size=vocab_size, lowercase=lowercase)
-    else:
-        path, lowercase = workdir / "tokenizer.model", data.lowercase
+    if data.tokenizer == "sentencepiece":
+        path, lowercase = folder / "tokenizer.model", data.lowercase
         SentencePieceEncoder.train(texts, path, vocab_size=vocab_size, lowercase=lowercase)
+        return path
+    path = folder / "tokenizer.json"
+    if data.tokenizer == "byte_bpe":
+        ByteBpeTokenizer.train(texts, path, vocab_size=vocab_size)
+    else:
+        lowercase = data.lowercase
+        WordPieceTokenizer.train(texts, path, vocab_size=vocab_size, lowercase=lowercase)
+    return path
+
+
+def _open_tokenizer(data: BertData, path: Path) -> EncoderTokenizer:
+    """The tokenizer at a path, which may be a vocabulary alone."""
+    found = find_tokenizer(path)
+    if found.suffix == ".txt":
+        return WordPieceTokenizer.from_vocab(found, lowercase=data.lowercase)
+    if found.name == "vocab.json":
+        return ByteBpeTokenizer.from_vocab(found, found.with_name("merges.txt"))
+    return load_tokenizer(found)
