@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from transformer_jax.data.sources import _quiet
+from transformer_jax.data.tfds_builders import quiet
 from transformer_jax.errors import UserError
 
 Document = list[str]  # its paragraphs (or sentences), none of them empty
@@ -105,14 +105,14 @@ class RecordRange:
         Raises:
           UserError: a record is not UTF-8.
         """
-        with _quiet():
+        with quiet():
             import tensorflow_datasets as tfds
 
             builder = tfds.builder_from_directory(self.folder)
             data = builder.as_data_source(self.split, file_format="array_record")
         for start in range(self.start, self.end, _RECORDS):
             numbers = range(start, min(start + _RECORDS, self.end))
-            with _quiet():
+            with quiet():
                 records = data.__getitems__(list(numbers))
             for number, record in zip(numbers, records, strict=True):
                 try:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from transformer_jax.data.document_ranges import Document, RecordRange, TextRange
-from transformer_jax.data.sources import SPLITS, _cache_dir, _quiet
+from transformer_jax.data.sources import SPLITS
+from transformer_jax.data.tfds_builders import TFDS_SPLITS, cache_dir, open_builder, quiet
 from transformer_jax.errors import UserError
 from transformer_jax.files import file_hash
 
-_TFDS_SPLITS = {"train": "train", "valid": "validation", "test": "test"}
 _RARE = 100  # of so many documents, one falls into valid or test by its hash
 _ACCEPTED = (
     "a folder with train.txt and valid.txt, a paragraph a line and a blank line between documents; "
@@ -143,13 +142,13 @@ def open_source(path: str, *, data_dir: str | None = None) -> Source:
     """
     scheme, _, rest = path.partition(":")
     if scheme == "tfds" and rest:
-        return _of_builder(_open_tfds(rest, data_dir))
+        return _of_builder(open_builder(rest, "text", data_dir))
     if scheme == "prose" and rest:
-        with _quiet():
+        with quiet():
             from transformer_jax.data import prose
 
             config = prose.ProseConfig.find("" if rest == "installed" else rest)
-            return _of_builder(prose.prepare(config, data_dir or _cache_dir()))
+            return _of_builder(prose.prepare(config, data_dir or cache_dir()))
     if not path or not Path(path).is_dir():
         raise UserError(f"Data path {path!r} is no existing folder. Accepted are: {_ACCEPTED}.")
     return _of_folder(Path(path).resolve())
@@ -201,7 +200,7 @@ def _of_builder(builder: Any) -> Source:
             f"of texts."
         )
     by_hash = list(splits) == ["train"]
-    found = {ours: "train" if by_hash else theirs for ours, theirs in _TFDS_SPLITS.items()}
+    found = {ours: "train" if by_hash else theirs for ours, theirs in TFDS_SPLITS.items()}
     found = {ours: theirs for ours, theirs in found.items() if theirs in splits}
     data_dir = str(builder.data_dir)
     parts = {
@@ -223,44 +222,3 @@ def _between(
             found.append(dataclasses.replace(part, start=low, end=high))
         begin += part.end
     return tuple(found)
-
-
-def _open_tfds(name: str, data_dir: str | None) -> Any:
-    """The builder of a dataset of texts that is prepared as array_record."""
-    with _quiet():
-        import tensorflow_datasets as tfds
-
-        module = _import_text(name)
-        try:
-            builder = tfds.builder(name, data_dir=data_dir)
-        except (ValueError, RuntimeError, AssertionError) as error:  # unknown name, config, version
-            # What follows is a list of all that there is.
-            reason = str(error).strip().partition("\n")[0].partition(" Here are ")[0]
-            raise UserError(
-                f"TFDS knows no dataset tfds:{name} ({reason}) A dataset of your own "
-                f"must be prepared in {data_dir or 'the data_dir of TFDS'} as array_record."
-            ) from error
-        formats = {f.value for f in builder.info.available_file_formats()}
-        ready = builder.is_prepared()
-    if not ready or "array_record" not in formats:
-        data = f", data_dir={data_dir!r}" if data_dir else ""
-        have = f"only as {', '.join(sorted(formats))}" if ready else "not at all"
-        raise UserError(
-            f"tfds:{name} must be prepared as array_record, and is {have} in {builder.data_dir}. "
-            f'Prepare it once:\n  python -c "import tensorflow_datasets as tfds{module}; '
-            f"tfds.builder('{name}'{data}, file_format='array_record').download_and_prepare()\""
-        )
-    return builder
-
-
-def _import_text(name: str) -> str:
-    """Registers a text dataset of TFDS; returns what a statement must import for it.
-
-    Without TensorFlow TFDS stops at the first dataset that needs it, and registers none after it.
-    """
-    module = f"tensorflow_datasets.text.{name.partition('/')[0].partition(':')[0]}"
-    try:
-        importlib.import_module(module)
-    except ImportError:  # not a text dataset, or one that is prepared elsewhere
-        return ""
-    return f", {module}"

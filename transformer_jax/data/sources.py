@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import io
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from transformer_jax.data.tfds_builders import TFDS_SPLITS, cache_dir, open_builder, quiet
 from transformer_jax.errors import UserError
 
 SPLITS = ("train", "valid", "test")
 
-_TFDS_SPLITS = {"train": "train", "valid": "validation", "test": "test"}
 _TFDS_BATCH = 10_000  # one record at a time is a hundred times slower
 _ACCEPTED = (
     "a folder with train.tsv, valid.tsv and test.tsv of `source<TAB>target` lines; "
@@ -49,7 +44,8 @@ def read_pairs(
         raise UserError(f"Split {split!r} is none of {', '.join(SPLITS)}.")
     scheme, _, rest = path.partition(":")
     if scheme == "tfds" and rest:
-        return _read_tfds(rest, split, source_language, target_language, data_dir)
+        builder = open_builder(rest, "translate", data_dir)
+        return _read_builder(builder, split, source_language, target_language)
     if scheme == "catalogs" and rest:
         return _read_catalogs(rest, split, source_language, target_language, data_dir)
     if not path or not Path(path).is_dir():
@@ -105,67 +101,19 @@ def _read_catalogs(
             f"Source language {source_language!r}: gettext catalogs translate from English. "
             f"Set the source language to en."
         )
-    with _quiet():
+    with quiet():
         from transformer_jax.data import catalogs
 
         config = catalogs.CatalogsConfig.find(
             target_language, "" if folder == "installed" else folder
         )
-        builder = catalogs.prepare(config, data_dir or _cache_dir())
+        builder = catalogs.prepare(config, data_dir or cache_dir())
     return _read_builder(builder, split, source_language, target_language)
-
-
-def _cache_dir() -> str:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return str(Path(base) / "transformer_jax")
-
-
-def _read_tfds(
-    name: str, split: str, source_language: str, target_language: str, data_dir: str | None
-) -> list[tuple[str, str]]:
-    with _quiet():
-        import tensorflow_datasets as tfds
-
-        module = _import_translation(name)
-        try:
-            builder = tfds.builder(name, data_dir=data_dir)
-        except (ValueError, RuntimeError, AssertionError) as error:  # unknown name, config, version
-            # What follows is a list of all that there is.
-            reason = str(error).strip().partition("\n")[0].partition(" Here are ")[0]
-            raise UserError(
-                f"TFDS knows no dataset tfds:{name} ({reason}) A dataset of your own "
-                f"must be prepared in {data_dir or 'the data_dir of TFDS'} as array_record."
-            ) from error
-        formats = {f.value for f in builder.info.available_file_formats()}
-        ready = builder.is_prepared()
-    if not ready or "array_record" not in formats:
-        data = f", data_dir={data_dir!r}" if data_dir else ""
-        have = f"only as {', '.join(sorted(formats))}" if ready else "not at all"
-        raise UserError(
-            f"tfds:{name} must be prepared as array_record, and is {have} in {builder.data_dir}. "
-            f'Prepare it once:\n  python -c "import tensorflow_datasets as tfds{module}; '
-            f"tfds.builder('{name}'{data}, file_format='array_record').download_and_prepare()\""
-        )
-    return _read_builder(builder, split, source_language, target_language)
-
-
-def _import_translation(name: str) -> str:
-    """Registers a translation dataset of TFDS; returns what a statement must import for it.
-
-    Without TensorFlow TFDS stops at the first dataset that needs it, and registers none after it.
-    """
-    stem = name.partition("/")[0].partition(":")[0].removesuffix("_translate")
-    module = f"tensorflow_datasets.translate.{stem}"
-    try:
-        importlib.import_module(module)
-    except ImportError:  # not a translation dataset, or one that is prepared elsewhere
-        return ""
-    return f", {module}"
 
 
 def _read_builder(builder: Any, split: str, source: str, target: str) -> list[tuple[str, str]]:
     """Reads a prepared dataset whose records are {language: text}."""
-    name, tfds_split = builder.info.full_name, _TFDS_SPLITS[split]
+    name, tfds_split = builder.info.full_name, TFDS_SPLITS[split]
     if tfds_split not in builder.info.splits:
         raise UserError(
             f"tfds:{name} has no split {tfds_split!r}, only {', '.join(builder.info.splits)}."
@@ -176,27 +124,10 @@ def _read_builder(builder: Any, split: str, source: str, target: str) -> list[tu
                 f"tfds:{name} has no language {language!r}, only "
                 f"{', '.join(builder.info.features)}. Set the source and target language to these."
             )
-    with _quiet():
+    with quiet():
         data = builder.as_data_source(tfds_split, file_format="array_record")
         pairs = []
         for start in range(0, len(data), _TFDS_BATCH):
             ids = list(range(start, min(start + _TFDS_BATCH, len(data))))
             pairs += [(r[source].decode(), r[target].decode()) for r in data.__getitems__(ids)]
     return pairs
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps what TFDS says about its work off the console; errors still rise.
-
-    Standard error stays: a log handler that is made meanwhile would hold on to a substitute.
-    """
-    import absl.logging
-
-    verbosity = absl.logging.get_verbosity()
-    absl.logging.set_verbosity(absl.logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        absl.logging.set_verbosity(verbosity)
