@@ -39,7 +39,7 @@ from transformers import MarianMTModel
 from transformer_jax import load_pretrained
 from transformer_jax.data.pipeline import DataState
 from transformer_jax.decoding.search_config import SearchConfig
-from transformer_jax.interop.huggingface import Pretrained
+from transformer_jax.interop.marian import PretrainedTransformer
 from transformer_jax.parallel.mesh import MeshConfig, make_mesh
 from transformer_jax.tasks.translation import TranslationConfig
 from transformer_jax.tasks.translation_data import TranslationData, read_split
@@ -101,7 +101,9 @@ def training(args):
         stream = task.train_batches(DataState(), 0, 1)
         batches = [batch for batch, _ in itertools.islice(stream, 16)]
     params = jax.device_get(jax.jit(task.init_params)(jax.random.key(0)))
-    model = same_in_torch(Pretrained(task.model.config, task.model, params, task.tokenizer))
+    model = same_in_torch(
+        PretrainedTransformer(task.model.config, task.model, params, task.tokenizer)
+    )
     pairs = [pair for batch in batches for pair in pairs_of(batch)]
     targets = sum(len(target) for _, _, target in pairs)
 

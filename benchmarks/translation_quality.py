@@ -33,7 +33,7 @@ from sacrebleu.significance import PairedTest
 from transformer_jax import load_pretrained, save_pretrained
 from transformer_jax.data.pipeline import DataState
 from transformer_jax.decoding.search_config import SearchConfig
-from transformer_jax.interop.huggingface import Pretrained
+from transformer_jax.interop.marian import PretrainedTransformer
 from transformer_jax.parallel.mesh import MeshConfig, make_mesh
 from transformer_jax.tasks.translation import TranslationConfig
 from transformer_jax.tasks.translation_data import TranslationData, read_split
@@ -127,7 +127,7 @@ def run_seed(args, seed, test):
         return json.loads(done.read_text())
     task = make_task(args, seed, folder)
     params = jax.device_get(jax.jit(task.init_params)(jax.random.key(seed)))
-    start = Pretrained(task.model.config, task.model, params, task.tokenizer, SEARCH)
+    start = PretrainedTransformer(task.model.config, task.model, params, task.tokenizer, SEARCH)
     torch.manual_seed(seed)
     model = same_in_torch(start)
     result, pairs = {"seed": seed}, validation_pairs(task)

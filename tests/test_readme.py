@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from transformer_jax import (
-    Pretrained,
+    PretrainedTransformer,
     Transformer,
     TransformerConfig,
     load_pretrained,
@@ -40,7 +40,7 @@ def test_models_of_hugging_face_as_the_readme_shows(tmp_path, monkeypatch, capsy
     model, tokens = Transformer(config), jnp.zeros((1, 2), jnp.int32)
     params = model.init(jax.random.key(0), tokens, tokens)["params"]
     monkeypatch.chdir(tmp_path)
-    save_pretrained("opus-mt-en-fr", Pretrained(config, model, params, tokenizer))
+    save_pretrained("opus-mt-en-fr", PretrainedTransformer(config, model, params, tokenizer))
     (block,) = [block for block in BLOCKS if "load_pretrained" in block]
     exec(block, {})
     assert len(ast.literal_eval(capsys.readouterr().out)) == 2

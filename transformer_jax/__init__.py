@@ -2,7 +2,8 @@
 
 `import transformer_jax` brings in jax and flax only. Training, data, decoding and the command
 lines live in rooms of their own (`transformer_jax.training`, `transformer_jax.data`, ...), and
-`load_pretrained`, `save_pretrained` and `Pretrained` are imported when they are first used.
+`load_pretrained`, `save_pretrained`, `PretrainedBert` and `PretrainedTransformer` are imported when
+they are first used.
 """
 
 import importlib
@@ -24,7 +25,12 @@ from transformer_jax.models.bert_pretraining import BertPretraining
 from transformer_jax.models.transformer import Transformer, TransformerConfig
 
 if TYPE_CHECKING:
-    from transformer_jax.interop.huggingface import Pretrained, load_pretrained, save_pretrained
+    from transformer_jax.interop.huggingface import (
+        PretrainedBert,
+        PretrainedTransformer,
+        load_pretrained,
+        save_pretrained,
+    )
 
 __all__ = [
     "AttentionFn",
@@ -38,7 +44,8 @@ __all__ = [
     "KeyValues",
     "Mask",
     "MultiHeadAttention",
-    "Pretrained",
+    "PretrainedBert",
+    "PretrainedTransformer",
     "Transformer",
     "TransformerConfig",
     "attention_weights",
@@ -50,8 +57,10 @@ __all__ = [
 
 __version__ = "0.1.0"
 
+_OF_INTEROP = ("PretrainedBert", "PretrainedTransformer", "load_pretrained", "save_pretrained")
+
 
 def __getattr__(name: str) -> object:
-    if name in ("Pretrained", "load_pretrained", "save_pretrained"):
+    if name in _OF_INTEROP:
         return getattr(importlib.import_module("transformer_jax.interop.huggingface"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

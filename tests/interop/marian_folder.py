@@ -12,7 +12,7 @@ import safetensors.numpy
 from transformer_jax import Transformer, TransformerConfig
 from transformer_jax.decoding.search_config import SearchConfig
 from transformer_jax.errors import UserError
-from transformer_jax.interop.huggingface import Pretrained, load_pretrained
+from transformer_jax.interop.huggingface import PretrainedTransformer, load_pretrained
 
 WORDS = ["red", "green", "blue", "cat", "dog", "house", "sees", "takes", "the", "small"]
 PIECES = 30
@@ -58,7 +58,7 @@ def pretrained(tokenizer, search=SEARCH, **changes):
     shapes = jax.eval_shape(model.init, jax.random.key(0), TOKENS, TOKENS)["params"]
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), shapes)
-    return Pretrained(config, model, params, tokenizer, search)
+    return PretrainedTransformer(config, model, params, tokenizer, search)
 
 
 def edit(folder, name="config.json", **changes):

@@ -23,7 +23,7 @@ from tests.interop.marian_folder import (
 from transformer_jax.errors import UserError
 from transformer_jax.interop import huggingface
 from transformer_jax.interop.huggingface import (
-    Pretrained,
+    PretrainedTransformer,
     is_pretrained,
     load_pretrained,
     save_pretrained,
@@ -73,7 +73,7 @@ def test_the_folder_names_its_tokens_in_both_files(saved, own):
 def test_the_package_has_the_functions_and_nothing_else():
     assert transformer_jax.load_pretrained is load_pretrained
     assert transformer_jax.save_pretrained is save_pretrained
-    assert transformer_jax.Pretrained is Pretrained
+    assert transformer_jax.PretrainedTransformer is PretrainedTransformer
     with pytest.raises(AttributeError, match="no attribute 'load_pretrain'"):
         transformer_jax.load_pretrain  # noqa: B018
 

@@ -117,20 +117,19 @@ def test_span_head_scores_starts_and_ends():
 
 
 def test_choice_head_keeps_a_questions_choices_together():
-    head, x = ChoiceHead(C), random(B * C, D)
+    head, x = ChoiceHead(C), random(B, 2 * C, D)
     p = random_params(head, x)
     got = head.apply({"params": p}, x)
-    assert got.shape == (B, C)
-    for b in range(B):
-        for c in range(C):
-            want = dense(p["dense"], x[b * C + c])[0]
-            np.testing.assert_allclose(got[b, c], want, atol=1e-5)
+    assert got.shape == (B, 2, C)
+    for b, q, c in np.ndindex(got.shape):
+        want = dense(p["dense"], x[b, q * C + c])[0]
+        np.testing.assert_allclose(got[b, q, c], want, atol=1e-5)
 
 
 @pytest.mark.parametrize("make", [SequenceHead, TokenHead, ChoiceHead])
 def test_dropout_is_of_what_enters_the_classifier(make):
     head, x = make(1, dropout_rate=0.4), jnp.ones((1, 20_000))
-    x = x[None] if make is TokenHead else x
+    x = x if make is SequenceHead else x[None]
     params = {"dense": {"kernel": jnp.ones((20_000, 1)) / 20_000, "bias": jnp.zeros(1)}}
     apply = jax.jit(
         lambda seed: head.apply(
@@ -145,7 +144,7 @@ def test_dropout_is_of_what_enters_the_classifier(make):
 
 @pytest.mark.parametrize(
     "head",
-    [PairHead(), SequenceHead(C), TokenHead(C), SpanHead(), ChoiceHead(B)],
+    [PairHead(), SequenceHead(C), TokenHead(C), SpanHead(), ChoiceHead(T)],
     ids=lambda head: type(head).__name__,
 )
 def test_logits_are_float32_and_start_small(head):

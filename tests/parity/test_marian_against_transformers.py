@@ -14,7 +14,7 @@ from tests.parity import marian as small
 from transformer_jax import Transformer, TransformerConfig, load_pretrained, save_pretrained
 from transformer_jax.data.tokenizers import SentencePieceTokenizer
 from transformer_jax.decoding.search_config import SearchConfig
-from transformer_jax.interop.huggingface import Pretrained
+from transformer_jax.interop.marian import PretrainedTransformer
 from transformer_jax.interop.marian_weights import tensors_of
 from transformer_jax.objectives.losses import label_smoothed_cross_entropy
 from transformer_jax.tasks.translation_search import Translator
@@ -277,7 +277,7 @@ def test_a_model_of_ours_is_equal_there(tmp_path):
     leaves, tree = jax.tree.flatten(model.init(jax.random.key(0), tokens, tokens)["params"])
     keys = jax.random.split(jax.random.key(1), len(leaves))
     leaves = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    own = Pretrained(config, model, jax.tree.unflatten(tree, leaves), tokenizer)
+    own = PretrainedTransformer(config, model, jax.tree.unflatten(tree, leaves), tokenizer)
     save_pretrained(tmp_path / "folder", own)
     there = MarianMTModel.from_pretrained(tmp_path / "folder").eval()
     words = MarianTokenizer.from_pretrained(tmp_path / "folder")

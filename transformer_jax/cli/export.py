@@ -10,9 +10,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformer_jax.cli.model_folder import open_model
+from transformer_jax.cli.model_folder import pretrained_of
+from transformer_jax.cli.run_config import read_run_config
 from transformer_jax.errors import UserError
-from transformer_jax.interop.huggingface import Pretrained, save_pretrained
+from transformer_jax.interop.huggingface import save_pretrained
+from transformer_jax.training.restore import restore_run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,10 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--average", type=int, help="newest checkpoints to average")
     args = parser.parse_args(argv)
     try:
-        opened = open_model(args.model, step=args.step, average=args.average)
-        config, params = opened.model.config, opened.params
-        found = Pretrained(config, opened.model, params, opened.tokenizer, opened.search)
-        save_pretrained(args.output, found)
+        config = read_run_config(args.model)
+        run = restore_run(config, args.model, step=args.step or "latest", average=args.average)
+        save_pretrained(args.output, pretrained_of(run))
     except UserError as error:
         print(f"export: {error}", file=sys.stderr)
         return 1

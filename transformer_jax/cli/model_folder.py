@@ -1,4 +1,4 @@
-"""A translation model from its folder: of a run of train.py, or of Hugging Face."""
+"""A model from its folder: of a run of train.py, or of Hugging Face."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from transformer_jax.cli.run_config import read_run_config
 from transformer_jax.data.tokenizers import Tokenizer
 from transformer_jax.decoding.search_config import SearchConfig
 from transformer_jax.errors import UserError
-from transformer_jax.interop.huggingface import is_pretrained, load_pretrained
+from transformer_jax.interop.bert import PretrainedBert
+from transformer_jax.interop.huggingface import Pretrained, is_pretrained, load_pretrained
+from transformer_jax.interop.marian import PretrainedTransformer
 from transformer_jax.models.transformer import Transformer
+from transformer_jax.tasks.masked_lm import MaskedLm
 from transformer_jax.tasks.translation import Translation
 from transformer_jax.tasks.translation_search import Translator
-from transformer_jax.training.restore import restore_run
+from transformer_jax.training.restore import RestoredRun, restore_run
 from transformer_jax.typing import Params
 
 
@@ -56,9 +59,31 @@ def open_model(
         if step is not None or average is not None:
             raise UserError(f"--step and --average are of runs, and {folder} is none.")
         loaded = load_pretrained(folder)
+        if not isinstance(loaded, PretrainedTransformer):
+            raise UserError(f"{folder} is of an encoder, which does not translate.")
         return TranslationModel(loaded.model, loaded.params, loaded.tokenizer, loaded.search, None)
     run = restore_run(read_run_config(folder), folder, step=step or "latest", average=average)
     task = run.task
     if not isinstance(task, Translation):
         raise UserError(f"{folder} is no run of a translation.")
     return TranslationModel(task.model, run.params, task.tokenizer, task.search, run.mesh)
+
+
+def pretrained_of(run: RestoredRun) -> Pretrained:
+    """What a run has trained, as what `save_pretrained` writes; of a distillation the student.
+
+    Raises:
+      UserError: there is no such thing for its task.
+    """
+    task, params = run.task, run.params
+    if isinstance(task, Translation):
+        return PretrainedTransformer(
+            task.model.config, task.model, params, task.tokenizer, task.search
+        )
+    if isinstance(task, MaskedLm):
+        params = task.own_params(params)
+        config = task.model.config
+        return PretrainedBert(
+            config, "pretraining" if config.pooler else "masked_lm", params, task.tokenizer
+        )
+    raise UserError(f"{type(task).__name__} has no form that `transformers` reads.")

@@ -1,19 +1,16 @@
-"""Marian's tensors as parameters, and back.
-
-A layer's matrices are [out, in] there and one tensor a layer; here they are [in, ...out] and
-stacked over the layers. All else is the order of the channels of the sinusoids.
-"""
+"""Marian's tensors as parameters, and back; sinusoids have their channels in another order."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from transformer_jax.errors import UserError
+from transformer_jax.interop.tensors import LEAVES, Names, their_shape
+from transformer_jax.interop.tensors import params_from as tensors_to_params
+from transformer_jax.interop.tensors import tensors_of as params_to_tensors
 from transformer_jax.layers.positions import sinusoidal_positions
 from transformer_jax.models.transformer import TransformerConfig
 from transformer_jax.typing import Params
@@ -46,8 +43,6 @@ _NAMES_OWN = {
 }
 _HEAD = ("lm_head.weight", "final_logits_bias")
 _LOGITS_BIAS = "_embedding/bias"
-_SHOWN = 20  # problems in one message
-_LEAF = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
 
 def params_from(
@@ -65,41 +60,20 @@ def params_from(
       UserError: names every tensor that is missing, unknown, of another shape, or not what the
         config says that it is.
     """
-    given = _with_prefix(tensors)
-    main = _NAMES_SHARED if config.source_vocab_size is None else _NAMES_OWN
-    problems = _check_copies(given, config, main["token_embedding/embedding"])
-    flat: dict[str, np.ndarray] = {}
-    for path, shape in flatten_dict(shapes, sep="/").items():
-        stacked = "/layer/" in path
-        own_shape = shape.shape[1:] if stacked else shape.shape
-        parts = []
-        for name in _names(path, shape.shape[0], main):
-            wanted, tensor = _their_shape(path, own_shape), given.pop(name, None)
-            if tensor is None and path.endswith(_LOGITS_BIAS):  # a buffer, which need not be saved
-                tensor = np.zeros(wanted, np.float32)
-            if tensor is None:
-                problems.append(f"missing: {name} {list(wanted)}")
-            elif tensor.shape != wanted:
-                problems.append(f"misshapen: {name} {list(tensor.shape)}, not {list(wanted)}")
-            else:
-                matrix = tensor.T if path.endswith("kernel") else tensor
-                parts.append(np.asarray(matrix.reshape(own_shape), np.float32))
-        if not problems:
-            flat[path] = np.stack(parts) if stacked else parts[0]
-    problems += [f"unknown: {name} {list(given[name].shape)}" for name in sorted(given)]
-    if problems:
-        more = len(problems) - _SHOWN
-        shown = problems[:_SHOWN] + ([f"and {more} more"] if more > 0 else [])
-        raise UserError(
-            f"{where} does not hold the model that its config.json describes:\n  "
-            + "\n  ".join(shown)
-        )
-    return unflatten_dict(flat, sep="/")
+    given, names = _with_prefix(tensors), _names(config)
+    problems = _check_copies(given, config, names("token_embedding/embedding", 0)[0])
+    for side in ("token", "output"):  # buffers, which need not be saved
+        if f"{side}{_LOGITS_BIAS}" in flatten_dict(shapes, sep="/"):
+            zeros = np.zeros((1, config.vocab_size), np.float32)
+            given.setdefault("final_logits_bias", zeros)
+    return tensors_to_params(
+        given, shapes, names, where, problems=problems, shape_there=_their_shape
+    )
 
 
 def tensors_of(params: Params, config: TransformerConfig) -> dict[str, np.ndarray]:
     """The tensors of a MarianMTModel with these parameters, without tied and derived ones."""
-    flat = {k: np.asarray(v, np.float32) for k, v in flatten_dict(params, sep="/").items()}
+    flat = dict(flatten_dict(params, sep="/"))
     if not config.logits_bias:
         flat["token_embedding/bias"] = np.zeros(config.vocab_size, np.float32)
     if not config.attention_bias:
@@ -108,37 +82,27 @@ def tensors_of(params: Params, config: TransformerConfig) -> dict[str, np.ndarra
                 layers, width = len(flat[path]), config.width
                 bias = path.replace("out/kernel", f"{part}/bias")
                 flat[bias] = np.zeros((layers, width), np.float32)
-    main = _NAMES_SHARED if config.source_vocab_size is None else _NAMES_OWN
-    tensors = {}
-    for path, value in flat.items():
-        parts = value if "/layer/" in path else [value]
-        for name, part in zip(_names(path, len(value), main), parts, strict=True):
-            theirs = _their_shape(path, part.shape)
-            matrix = part.reshape(theirs[::-1]).T if path.endswith("kernel") else part
-            tensors[name] = np.ascontiguousarray(matrix.reshape(theirs))
-    return tensors
+    whole = unflatten_dict(flat, sep="/")
+    return params_to_tensors(whole, _names(config), shape_there=_their_shape)
 
 
-def _names(path: str, num_layers: int, main: Mapping[str, str]) -> list[str]:
+def _names(config: TransformerConfig) -> Names:
     """What a parameter of ours is called there: one name, or one for each layer."""
-    if path in main:
-        return [main[path]]
-    side, _, rest = path.partition("/layer/")
-    part, _, leaf = rest.rpartition("/")
-    name = f"{_LAYER[part]}.{_LEAF[leaf]}"
-    return [f"model.{side}.layers.{i}.{name}" for i in range(num_layers)]
+    main = _NAMES_SHARED if config.source_vocab_size is None else _NAMES_OWN
+
+    def names(path: str, num_layers: int) -> list[str]:
+        if path in main:
+            return [main[path]]
+        side, _, rest = path.partition("/layer/")
+        part, _, leaf = rest.rpartition("/")
+        name = f"{_LAYER[part]}.{LEAVES[leaf]}"
+        return [f"model.{side}.layers.{i}.{name}" for i in range(num_layers)]
+
+    return names
 
 
 def _their_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape there of one layer's parameter: a matrix is [out, in], all else is flat."""
-    if path.endswith("embedding"):
-        return shape
-    if path.endswith(_LOGITS_BIAS):
-        return (1, *shape)
-    if not path.endswith("kernel"):
-        return (math.prod(shape),)
-    inputs = math.prod(shape[:-1]) if path.endswith("out/kernel") else shape[0]
-    return (math.prod(shape) // inputs, inputs)
+    return (1, *shape) if path.endswith(_LOGITS_BIAS) else their_shape(path, shape)
 
 
 def _with_prefix(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -37,7 +37,8 @@ class BertConfig:
       shared_layers: gives all layers the same parameters (ALBERT, the same section).
       first_position: number of the first place in the table, whose rows before it are never read;
         RoBERTa's checkpoints begin at 2.
-      pooler: has a product and tanh on the state of [CLS].
+      pooler: has a product and an activation on the state of [CLS].
+      pooler_activation: tanh; relu in DistilBERT's classifiers.
       dropout_rate: dropout of the embeddings and of each sublayer's output.
       attention_dropout_rate: dropout of the attention weights.
       activation: activation of the feed-forward networks and of the head that scores tokens.
@@ -61,6 +62,7 @@ class BertConfig:
     shared_layers: bool = False
     first_position: int = 0
     pooler: bool = True
+    pooler_activation: Literal["tanh", "relu"] = "tanh"
     dropout_rate: float = 0.1
     attention_dropout_rate: float = 0.1
     activation: Activation = "gelu"
@@ -209,7 +211,8 @@ class Bert(nn.Module):
         """
         if not self.config.pooler:
             raise ValueError("This Bert has no pooler; its config says pooler=False.")
-        return jnp.tanh(self.pooler(gather_tokens(hidden, first_tokens)))
+        activation = nn.relu if self.config.pooler_activation == "relu" else nn.tanh
+        return activation(self.pooler(gather_tokens(hidden, first_tokens)))
 
     def _embed(
         self,

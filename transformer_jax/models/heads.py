@@ -220,9 +220,10 @@ class ChoiceHead(nn.Module):
 
     @nn.compact
     def __call__(self, pooled: Array, *, deterministic: bool = True) -> Array:
-        """[B*C,D], a question's choices one after the other -> scores, float32 [B,C]."""
+        """[B,E,D], a question's choices one after the other -> scores, float32 [B,E/C,C]."""
         pooled = Dropout(self.dropout_rate)(pooled, deterministic=deterministic)
-        return _dense(1, self.init_std)(pooled).reshape(-1, self.num_choices)
+        scores = _dense(1, self.init_std)(pooled)
+        return scores.reshape(pooled.shape[0], -1, self.num_choices)
 
 
 def _dense(features: int, init_std: float) -> nn.Dense:

@@ -24,7 +24,6 @@ from transformer_jax.objectives.distillation import (
 from transformer_jax.objectives.losses import label_smoothed_cross_entropy, token_accuracy
 from transformer_jax.parallel.sharding import constrain_activations
 from transformer_jax.tasks.bert_data import BertData
-from transformer_jax.tasks.fill_mask import MaskFiller
 from transformer_jax.tasks.masked_lm import MaskedLm, MaskedLmConfig
 from transformer_jax.typing import Array, Batch, Params, Terms
 
@@ -136,9 +135,9 @@ class Distillation(MaskedLm):
             terms["mlm_accuracy"] = token_accuracy(logits, masked.targets, masked.weights)
         return terms
 
-    def mask_filler(self, params: Params, *, top: int = 5) -> MaskFiller:
-        """A function that fills masks with the student."""
-        return super().mask_filler(params["student"], top=top)
+    def own_params(self, params: Params) -> Params:
+        """Those of the student."""
+        return params["student"]
 
     def _states(
         self,

@@ -115,6 +115,10 @@ class MaskedLm:
         """Fresh parameters of the model."""
         return self.model.init(key, jnp.zeros((1, 2), jnp.int32))["params"]
 
+    def own_params(self, params: Params) -> Params:
+        """Those of `model`, among all that are trained or kept."""
+        return params
+
     def loss_terms(self, params: Params, batch: Batch, key: Array | None) -> Terms:
         """Cross-entropy of the masked tokens, of the pairs, and of tokens by their span's ends."""
         masked = self.corrupt(batch)
@@ -225,7 +229,8 @@ class MaskedLm:
 
     def mask_filler(self, params: Params, *, top: int = 5) -> MaskFiller:
         """A function that fills masks with these parameters, with so many guesses for each."""
-        return MaskFiller(self.model, params, self.tokenizer, mesh=self.mesh, top=top)
+        own = self.own_params(params)
+        return MaskFiller(self.model, own, self.tokenizer, mesh=self.mesh, top=top)
 
     @functools.cached_property
     def fingerprint(self) -> Mapping[str, Any]:

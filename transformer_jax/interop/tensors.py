@@ -1,0 +1,105 @@
+"""Other people's tensors as parameters, and back.
+
+A layer's matrices are [out, in] there and one tensor a layer; here they are [in, ...out] and, under
+a key "layer", stacked over the layers. What is called how, each model's file says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from transformer_jax.errors import UserError
+from transformer_jax.typing import Params
+
+# A parameter's path, such as "encoder/layer/feed_forward/up/kernel", and the number of layers that
+# are stacked in it: the tensor's name there, or one for each layer.
+Names = Callable[[str, int], Sequence[str]]
+# A parameter's path and the shape of one layer's: the shape there.
+Shape = Callable[[str, tuple[int, ...]], tuple[int, ...]]
+
+LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "embedding": "weight"}
+_SHOWN = 20  # problems in one message
+
+
+def their_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape there of one layer's parameter: a matrix is [out, in], all else is flat."""
+    if path.endswith("embedding"):
+        return shape
+    if not path.endswith("kernel"):
+        return (math.prod(shape),)
+    inputs = math.prod(shape[:-1]) if path.endswith("out/kernel") else shape[0]
+    return (math.prod(shape) // inputs, inputs)
+
+
+def params_from(
+    given: dict[str, np.ndarray],
+    shapes: Params,
+    names: Names,
+    where: str,
+    *,
+    problems: Iterable[str] = (),
+    shape_there: Shape = their_shape,
+) -> Params:
+    """The parameters, float32, of which each comes from tensors.
+
+    Args:
+      given: name -> array; each must find its place.
+      shapes: the parameter tree that the model needs.
+      names: what its parameters are called there.
+      where: the file, for messages.
+      problems: what is wrong with the file already.
+      shape_there: the shapes there.
+
+    Raises:
+      UserError: names every tensor that is missing, unknown or of another shape.
+    """
+    left, problems = dict(given), list(problems)
+    flat: dict[str, np.ndarray] = {}
+    for path, shape in flatten_dict(shapes, sep="/").items():
+        stacked = is_stacked(path)
+        own_shape = shape.shape[1:] if stacked else shape.shape
+        wanted, parts = shape_there(path, own_shape), []
+        for name in names(path, shape.shape[0]):
+            tensor = left.pop(name, None)
+            if tensor is None:
+                problems.append(f"missing: {name} {list(wanted)}")
+            elif tensor.shape != wanted:
+                problems.append(f"misshapen: {name} {list(tensor.shape)}, not {list(wanted)}")
+            else:
+                matrix = tensor.T if path.endswith("kernel") else tensor
+                parts.append(np.asarray(matrix.reshape(own_shape), np.float32))
+        if not problems:
+            flat[path] = np.stack(parts) if stacked else parts[0]
+    problems += [f"unknown: {name} {list(left[name].shape)}" for name in sorted(left)]
+    if problems:
+        more = len(problems) - _SHOWN
+        shown = problems[:_SHOWN] + ([f"and {more} more"] if more > 0 else [])
+        raise UserError(
+            f"{where} does not hold the model that its config.json describes:\n  "
+            + "\n  ".join(shown)
+        )
+    return unflatten_dict(flat, sep="/")
+
+
+def tensors_of(
+    params: Params, names: Names, *, shape_there: Shape = their_shape
+) -> dict[str, np.ndarray]:
+    """The tensors there of these parameters, float32."""
+    tensors = {}
+    for path, value in flatten_dict(params, sep="/").items():
+        value = np.asarray(value, np.float32)
+        parts = value if is_stacked(path) else [value]
+        for name, part in zip(names(path, len(value)), parts, strict=True):
+            theirs = shape_there(path, part.shape)
+            matrix = part.reshape(theirs[::-1]).T if path.endswith("kernel") else part
+            tensors[name] = np.ascontiguousarray(matrix.reshape(theirs))
+    return tensors
+
+
+def is_stacked(path: str) -> bool:
+    """Whether a parameter is one of all layers, stacked."""
+    return "/layer/" in f"/{path}"
