@@ -21,7 +21,7 @@ from tests.interop.marian_folder import (
     tensors_in,
 )
 from transformer_jax.errors import UserError
-from transformer_jax.interop import huggingface
+from transformer_jax.interop import folders
 from transformer_jax.interop.huggingface import (
     PretrainedTransformer,
     is_pretrained,
@@ -106,10 +106,13 @@ def test_a_folder_without_weights_is_named(folder):
     message_of(folder, "has no weights: neither model.safetensors nor pytorch_model.bin")
 
 
-@pytest.mark.parametrize("found", ["bert", None, ["marian"]])
+@pytest.mark.parametrize("found", ["t5", None, ["marian"]])
 def test_a_model_of_another_type_is_refused(folder, found):
     edit(folder, model_type=found)
-    assert f"model_type is {found!r}; 'marian' can be read" in message_of(folder)
+    assert (
+        f"model_type is {found!r}; bert, roberta, distilbert, albert, marian can be"
+        in message_of(folder)
+    )
 
 
 def header(**entries):
@@ -267,6 +270,7 @@ def test_a_folder_is_loadable_only_when_all_of_it_is_written(tmp_path, own, monk
     def record(path, data):
         written.append(path.name)
 
-    monkeypatch.setattr(huggingface, "write_whole", record)
+    monkeypatch.setattr(folders, "write_whole", record)
     save_pretrained(tmp_path, own)
+    assert {"model.safetensors", "generation_config.json"} < set(written)
     assert written[-1] == "config.json"

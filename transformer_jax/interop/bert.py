@@ -87,8 +87,8 @@ def load_bert(
     """Reads a folder whose config.json has these settings; see `huggingface.load_pretrained`."""
     path, tensors = read_weights(folder)
     where = str(folder / "config.json")
-    tokenizer = load_bert_tokenizer(folder)
     found = bert_from(tensors, settings, kind, where=where, weights=str(path))
+    tokenizer = load_bert_tokenizer(folder)
     if tokenizer is not None and tokenizer.vocab_size > found.config.vocab_size:
         raise UserError(
             f"{folder}: the vocabulary has {tokenizer.vocab_size} tokens, the model only "
@@ -160,6 +160,10 @@ def save_bert(folder: Path, pretrained: PretrainedBert) -> None:
     config, kind = pretrained.config, pretrained.kind
     family = family_of(config)
     settings = settings_of(config, pretrained.head_dropout)
+    try:
+        settings["architectures"] = [architecture_of(family, kind)]
+    except KeyError as error:
+        raise UserError(f"`transformers` has no {kind} of {family}.") from error
     relu = family == "distilbert" and kind in ("classification", "choice")
     needs_pooler = kind in _POOLED or (kind == "encoder" and family != "distilbert")
     if (
@@ -171,16 +175,12 @@ def save_bert(folder: Path, pretrained: PretrainedBert) -> None:
             f"{kind} of {family} cannot have pooler={config.pooler} with "
             f"{config.pooler_activation} in `transformers`; it cannot be exported."
         )
-    try:
-        settings["architectures"] = [architecture_of(family, kind)]
-    except KeyError as error:
-        raise UserError(f"`transformers` has no {kind} of {family}.") from error
     if pretrained.labels:
         settings["id2label"] = {str(i): name for i, name in enumerate(pretrained.labels)}
         settings["label2id"] = {name: i for i, name in enumerate(pretrained.labels)}
     params = {"bert": pretrained.params} if kind == "encoder" else dict(pretrained.params)
     if params.pop("span_boundary_head", None) is not None:
-        warnings.warn(f"{folder}: written without the span-boundary head.", stacklevel=2)
+        warnings.warn(f"{folder}: written without the span-boundary head.", stacklevel=3)
     tensors = tensors_of(params, names_of(family, kind))
     if family == "roberta" and not config.type_vocab_size:  # it has a table, of a single type
         table = np.zeros((1, config.width), np.float32)

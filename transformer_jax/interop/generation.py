@@ -59,7 +59,7 @@ def search_from(said: Mapping[str, Any], vocab_size: int, where: str) -> SearchC
         text = str(error).rstrip(".")
         raise UserError(f"{where}: its generation settings cannot be: {text}.") from error
     if odd:
-        warnings.warn(f"{where}: translating without {', '.join(odd)}.", stacklevel=3)
+        warnings.warn(f"{where}: translating without {', '.join(odd)}.", stacklevel=4)
     return search
 
 

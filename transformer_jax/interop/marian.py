@@ -95,7 +95,7 @@ def save_marian(folder: Path, pretrained: PretrainedTransformer) -> None:
     }
     search = pretrained.search
     if lost := [key for key in ("sampling", "coverage_penalty") if getattr(search, key)]:
-        warnings.warn(f"{folder}: written without {' and '.join(lost)}.", stacklevel=2)
+        warnings.warn(f"{folder}: written without {' and '.join(lost)}.", stacklevel=3)
     max_length = (search.max_length or MAX_LENGTH - 1) + 1
     positions = {"max_position_embeddings": max(MAX_LENGTH, max_length)}
     forced = {"forced_eos_token_id": tokenizer.eos_id if search.force_end else None}
