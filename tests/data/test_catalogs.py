@@ -219,7 +219,7 @@ def test_a_changed_catalog_changes_the_name_of_the_config(tmp_path):
 
 def test_no_catalogs_says_where_was_looked_and_what_to_install(tmp_path):
     write_catalog(tmp_path, many(3))
-    with pytest.raises(UserError, match=r"pip install transformer_jax\[demo\]") as caught:
+    with pytest.raises(UserError, match=r"pip install 'transformer-jax\[demo\]'") as caught:
         CatalogsConfig.find("de", str(tmp_path))
     assert str(tmp_path) in str(caught.value)
     with pytest.raises(UserError, match="does not exist"):

@@ -6,7 +6,7 @@ import io
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from transformer_jax.errors import UserError
 
@@ -29,13 +29,10 @@ def answer_lines(program: str, make: Callable[[], Answer], chunk: int) -> int:
         answer = make()
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8")
-        first = 1
-        while read := list(itertools.islice(sys.stdin.buffer, chunk)):
-            lines = [_text(line, number, program) for number, line in enumerate(read, first)]
+        for lines, first in read_lines(program, chunk):
             for line in answer(lines, first):
                 print(line)
             sys.stdout.flush()
-            first += len(read)
     except UserError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 1
@@ -45,6 +42,14 @@ def answer_lines(program: str, make: Callable[[], Answer], chunk: int) -> int:
     except BrokenPipeError:  # who reads has enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def read_lines(program: str, chunk: int) -> Iterator[tuple[list[str], int]]:
+    """So many lines of stdin at a time, without the space around them; and the first's number."""
+    first = 1
+    while read := list(itertools.islice(sys.stdin.buffer, chunk)):
+        yield [_text(line, number, program) for number, line in enumerate(read, first)], first
+        first += len(read)
 
 
 def _text(line: bytes, number: int, program: str) -> str:

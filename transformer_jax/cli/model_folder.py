@@ -12,6 +12,7 @@ from transformer_jax.data.tokenizers import Tokenizer
 from transformer_jax.decoding.search_config import SearchConfig
 from transformer_jax.errors import UserError
 from transformer_jax.interop.bert import PretrainedBert
+from transformer_jax.interop.bert_names import Kind
 from transformer_jax.interop.huggingface import Pretrained, is_pretrained, load_pretrained
 from transformer_jax.interop.marian import PretrainedTransformer
 from transformer_jax.models.transformer import Transformer
@@ -56,8 +57,7 @@ def open_model(
       UserError: it is neither, or is damaged, or has no such step.
     """
     if is_pretrained(folder):
-        if step is not None or average is not None:
-            raise UserError(f"--step and --average are of runs, and {folder} is none.")
+        _only_of_runs(folder, step, average)
         loaded = load_pretrained(folder)
         if not isinstance(loaded, PretrainedTransformer):
             raise UserError(f"{folder} is of an encoder, which does not translate.")
@@ -87,3 +87,29 @@ def pretrained_of(run: RestoredRun) -> Pretrained:
             config, "pretraining" if config.pooler else "masked_lm", params, task.tokenizer
         )
     raise UserError(f"{type(task).__name__} has no form that `transformers` reads.")
+
+
+def open_bert(
+    folder: Path, kind: Kind, *, step: str | None = None, average: int | None = None
+) -> PretrainedBert:
+    """An encoder with the head of this kind, of a run or of a Hugging Face folder.
+
+    Raises:
+      UserError: it is neither, is damaged, has no such step, no such head or no tokenizer.
+    """
+    if is_pretrained(folder):
+        _only_of_runs(folder, step, average)
+        found = load_pretrained(folder, kind=kind)
+    else:
+        run = restore_run(read_run_config(folder), folder, step=step or "latest", average=average)
+        found = pretrained_of(run)
+    if not isinstance(found, PretrainedBert):
+        raise UserError(f"{folder} is of a translation, and not of an encoder.")
+    if found.tokenizer is None:
+        raise UserError(f"{folder} has no tokenizer. Copy the one of its model there.")
+    return found.with_kind(kind, str(folder))
+
+
+def _only_of_runs(folder: Path, step: str | None, average: int | None) -> None:
+    if step is not None or average is not None:
+        raise UserError(f"--step and --average are of runs, and {folder} is none.")

@@ -33,6 +33,7 @@ class ByteBpeTokenizer(JsonTokenizer):
     kind = "BPE"
     special_names = (PAD, UNK, BOS, EOS, MASK)
     decoder = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}
+    separates_twice = True
 
     @classmethod
     def train(

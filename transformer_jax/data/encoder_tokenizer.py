@@ -23,7 +23,8 @@ class EncoderTokenizer(Protocol):
     """Texts to ids and back. `fingerprint` differs where ids or texts would.
 
     Special tokens have ids that no text becomes: "[MASK]" in a text is plain text. Only unknown
-    words become `unk_id`. Any string can be encoded; see `well_formed`.
+    words become `unk_id`. Any string can be encoded; see `well_formed`. `separates_twice` where two
+    SEP stand between the texts of a pair, as in RoBERTa.
     """
 
     pad_id: int
@@ -33,6 +34,7 @@ class EncoderTokenizer(Protocol):
     mask_id: int
     special_ids: tuple[int, ...]  # these five, in order
     fingerprint: str
+    separates_twice: bool
 
     @property
     def vocab_size(self) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 
@@ -22,12 +23,8 @@ def run_processes(jobs: Sequence[Job], workers: int, said: Callable[[str], None]
     """
     spawn = multiprocessing.get_context("spawn")  # a fork and the threads of JAX do not agree
     with ProcessPoolExecutor(workers, spawn, initializer=_begin) as pool:
-        # A worker begins with what is blocked here: Ctrl-C waits until `_begin` is there.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with _uninterrupted():  # a worker that is half begun would complain
             running = {pool.submit(run_job, job): job for job in jobs}
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         try:
             for number, done in enumerate(as_completed(running), 1):
                 done.result()
@@ -65,6 +62,25 @@ def run_beam(jobs: Sequence[Job], arguments: Sequence[str]) -> None:
     except Exception as error:  # whatever a runner makes of the error of a job
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"Beam stopped: {lines[-1]}") from error
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Lets Ctrl-C wait until the end; for processes that begin in it, until `_begin`."""
+    if threading.current_thread() is not threading.main_thread():  # which no Ctrl-C interrupts
+        yield
+        return
+    came: list[int] = []
+    # Any thread may get the signal, so that to block it in this one is for the workers alone.
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
 
 
 def _begin() -> None:

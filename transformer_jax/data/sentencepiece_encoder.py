@@ -35,6 +35,8 @@ class SentencePieceEncoder:
     A token that begins with "▁" begins a word.
     """
 
+    separates_twice = False
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Loads a model file.
 

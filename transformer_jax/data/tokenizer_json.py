@@ -29,6 +29,7 @@ class JsonTokenizer(abc.ABC):
     kind: ClassVar[str]  # the type of the file's model
     special_names: ClassVar[tuple[str, ...]]  # of padding, unknown, CLS, SEP and MASK
     decoder: ClassVar[Mapping[str, Any]]  # how the file says what text the tokens are
+    separates_twice = False
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Loads a tokenizer.json, one of ours or of a published model of this kind.

@@ -80,6 +80,18 @@ class PretrainedBert:
         # The parameters are the same for any number of choices.
         return BertChooser(config, self.head_dropout, num_choices=1)
 
+    def with_kind(self, kind: Kind, where: str) -> PretrainedBert:
+        """The same with less on the encoder, or with nothing.
+
+        Raises:
+          UserError: it has no head of this kind.
+        """
+        if kind == self.kind:
+            return self
+        if kind != "encoder":
+            raise UserError(f"{where} holds no {kind!r}: it is of the kind {self.kind!r}.")
+        return dataclasses.replace(self, kind=kind, params=self.params["bert"], labels=())
+
 
 def load_bert(
     folder: Path, settings: Mapping[str, Any], kind: Kind | None = None
