@@ -39,8 +39,12 @@ def batch(task):
     return next(task.train_batches(DataState(), 0, 1))[0]
 
 
+def adopted(task, params):
+    return task.adopt_params(params, jax.eval_shape(task.init_params, jax.random.key(0)))
+
+
 def test_the_student_starts_with_every_second_layer_and_the_teachers_tables(task, teacher_params):
-    params = task.adopt_params(teacher_params)
+    params = adopted(task, teacher_params)
     jax.tree.map(np.testing.assert_array_equal, params["teacher"], teacher_params)
     student, teacher = params["student"]["bert"], teacher_params["bert"]
     assert "type_embedding" not in student and "pooler" not in student
@@ -57,7 +61,7 @@ def test_the_student_starts_with_every_second_layer_and_the_teachers_tables(task
 
 
 def test_losses_are_those_of_numpy(task, teacher_params, batch):
-    params = task.adopt_params(teacher_params)
+    params = adopted(task, teacher_params)
     masked = task.corrupt(batch)
     found = {k: np.asarray(v) for k, v in task.loss_terms(params, batch, None).items()}
     outputs = []
@@ -89,7 +93,7 @@ def test_a_student_that_is_its_teacher_has_the_teachers_entropy(tmp_path, text_f
     # One layer of one: the student is the teacher.
     config = DistillationConfig(teacher=STUDENT)
     task = build_student(text_folder, tmp_path / "run", config)
-    params = task.adopt_params(task.init_params(jax.random.key(1))["teacher"])
+    params = adopted(task, task.init_params(jax.random.key(1))["teacher"])
     batch = next(task.train_batches(DataState(), 0, 1))[0]
     terms = task.loss_terms(params, batch, None)
     masked = task.corrupt(batch)
@@ -113,7 +117,7 @@ def test_a_step_moves_the_student_and_leaves_the_teacher(task, teacher_params, b
     )
     optimizer = make_optimizer(config, 10)
     step = jax.jit(make_train_step(task.loss_terms, task.coefficients, optimizer))
-    params = jax.tree.map(jax.numpy.asarray, task.adopt_params(teacher_params))
+    params = jax.tree.map(jax.numpy.asarray, adopted(task, teacher_params))
     state, metrics = step(init_state(params, optimizer), batch, jax.random.key(0))
     jax.tree.map(np.testing.assert_array_equal, state.params["teacher"], teacher_params)
     moved = jax.tree.map(
@@ -127,7 +131,7 @@ def test_a_step_moves_the_student_and_leaves_the_teacher(task, teacher_params, b
 
 
 def test_the_student_fills_masks_alone(task, teacher_params):
-    params = task.adopt_params(teacher_params)
+    params = adopted(task, teacher_params)
     params["teacher"] = jax.tree.map(np.zeros_like, teacher_params)
     assert len(task.mask_filler(params)(["the red [MASK] ."])[0].masks[0]) == 5
 
@@ -150,4 +154,4 @@ def test_what_does_not_fit_the_teacher_is_refused(changes, data, message, tmp_pa
 def test_a_teacher_without_what_the_student_needs_is_refused(task, teacher_params):
     lacking = {"bert": teacher_params["bert"]}
     with pytest.raises(UserError, match="no parameters mlm_head"):
-        task.adopt_params(lacking)
+        adopted(task, lacking)

@@ -23,7 +23,8 @@ from transformer_jax.data.sources import SPLITS
 from transformer_jax.data.subword_tokenizers import load_tokenizer
 from transformer_jax.errors import UserError
 from transformer_jax.files import alone_in, write_whole
-from transformer_jax.tasks.bert_data import TRAINED, BertData, find_tokenizer, make_tokenizer
+from transformer_jax.tasks.bert_data import TRAINED, BertData, make_tokenizer
+from transformer_jax.tasks.run_tokenizer import find_tokenizer
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,6 +8,8 @@ from transformer_jax.cli.config_file import load_config
 from transformer_jax.models.bert import BertConfig
 from transformer_jax.models.transformer import TransformerConfig
 from transformer_jax.tasks.bert_data import BertData
+from transformer_jax.tasks.classification import ClassificationConfig
+from transformer_jax.tasks.classification_data import ClassificationData
 from transformer_jax.tasks.distillation import DistillationConfig
 from transformer_jax.tasks.masked_lm import MaskedLmConfig
 from transformer_jax.tasks.translation import TranslationConfig
@@ -21,6 +23,7 @@ CLASSES = classes_in(
         ExperimentConfig(TranslationConfig(), TransformerConfig(), TranslationData()),
         ExperimentConfig(MaskedLmConfig(), BertConfig(), BertData()),
         DistillationConfig(),
+        ExperimentConfig(ClassificationConfig(), BertConfig(), ClassificationData()),
     )
 )
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from transformer_jax.cli.config_file import load_config, parse_overrides
+from transformer_jax.cli.pretrained_sizes import with_sizes
 from transformer_jax.errors import UserError
 from transformer_jax.training.loop import train
 
@@ -32,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if wants_help else 2
     try:
         run, config = parse_overrides(load_config(known.config), overrides, __doc__ or "")
+        config = with_sizes(config, run.workdir)
         train(config, run.workdir, profile=run.profile)
     except UserError as error:
         print(f"train.py: {error}", file=sys.stderr)

@@ -32,7 +32,7 @@ TRANSFORMER_RULES: Rules = (
     (r"feed_forward/down/kernel$", ("model", "fsdp")),
     (r"_embedding/bias$", ("model",)),
     (r"(mlm|boundary)_head/bias$", ("model",)),  # one for each row of the embedding
-    (r"pair_head/dense/kernel$", (None, None)),
+    (r"head/dense/kernel$", (None, None)),  # a few classes
     (r"(embedding_projection|pooler|transform(_\d)?/dense)/kernel$", (None, "fsdp")),
     (r"(norm/scale|bias)$", (None,)),
 )

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Literal, get_args
-
-import jax
-from jax.experimental import multihost_utils
 
 from transformer_jax.data.byte_bpe import ByteBpeTokenizer
 from transformer_jax.data.corpus_rows import CorpusRows, ExampleKind, PretrainingRows, tokenise
@@ -15,18 +13,14 @@ from transformer_jax.data.documents import read_documents
 from transformer_jax.data.encoder_tokenizer import EncoderTokenizer
 from transformer_jax.data.prepared_rows import PreparedRows
 from transformer_jax.data.sentencepiece_encoder import SentencePieceEncoder
-from transformer_jax.data.subword_tokenizers import load_tokenizer
 from transformer_jax.data.wordpiece import WordPieceTokenizer
 from transformer_jax.errors import UserError
+from transformer_jax.tasks.run_tokenizer import open_tokenizer, store_tokenizer, tokenizer_of_run
 
 TokenizerKind = Literal["wordpiece", "byte_bpe", "sentencepiece"]
 
 TRAINED: tuple[str, ...] = get_args(TokenizerKind)
 PREPARED = "prepared"  # the scheme of paths to prepared rows
-
-# The first of these that a folder has; with vocab.json goes a merges.txt.
-_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.txt", "vocab.json")
-_MADE = _FILES[:2]  # what `make_tokenizer` writes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,45 +135,9 @@ def run_tokenizer(data: BertData, vocab_size: int, workdir: Path) -> EncoderToke
     Raises:
       UserError: the text or the file is missing or damaged, or has more tokens than the model.
     """
-    # Before config.json is there, the folder is no run yet: a tokenizer that is left in it is of a
-    # start that failed, maybe on other data.
-    if not (workdir / "config.json").exists() and jax.process_index() == 0:
-        given = Path(data.tokenizer).resolve()
-        if data.tokenizer not in TRAINED and given.is_relative_to(workdir.resolve()):
-            raise UserError(
-                f"The tokenizer {data.tokenizer} lies in the folder of this run, which gets one of "
-                f"its own. Move it, or take another --workdir."
-            )
-        for name in _MADE:
-            (workdir / name).unlink(missing_ok=True)
-        make_tokenizer(data, vocab_size, workdir)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("tokenizer")
-    path = find_tokenizer(workdir)
-    tokenizer = load_tokenizer(path)
-    if tokenizer.vocab_size > vocab_size:
-        raise UserError(
-            f"{path} has {tokenizer.vocab_size} tokens, the model {vocab_size}. Set "
-            f"--model.vocab_size {tokenizer.vocab_size}, or a larger number."
-        )
-    return tokenizer
-
-
-def find_tokenizer(path: Path) -> Path:
-    """The tokenizer's file in a folder, or the file itself.
-
-    Raises:
-      UserError: there is none.
-    """
-    if path.is_file():
-        return path
-    found = [path / name for name in _FILES if (path / name).is_file()]
-    if not found:
-        raise UserError(
-            f"No tokenizer at {path}: it is no file, and no folder with {' or '.join(_FILES)}. "
-            f"Name one that is there, or a kind to train: {', '.join(TRAINED)}."
-        )
-    return found[0]
+    given = None if data.tokenizer in TRAINED else data.tokenizer
+    make = functools.partial(make_tokenizer, data, vocab_size)
+    return tokenizer_of_run(workdir, vocab_size, given, make)
 
 
 def make_tokenizer(data: BertData, vocab_size: int, folder: Path) -> Path:
@@ -189,9 +147,11 @@ def make_tokenizer(data: BertData, vocab_size: int, folder: Path) -> Path:
       UserError: the text or the file is missing or damaged; the data are prepared rows of another
         tokenizer.
     """
-    given = None if data.tokenizer in TRAINED else _open_tokenizer(data, Path(data.tokenizer))
+    given = (
+        None if data.tokenizer in TRAINED else open_tokenizer(Path(data.tokenizer), data.lowercase)
+    )
     if (prepared := prepared_folder(data)) is not None:
-        of_rows = _open_tokenizer(data, prepared)
+        of_rows = open_tokenizer(prepared, data.lowercase)
         if given is not None and given.fingerprint != of_rows.fingerprint:
             raise UserError(
                 f"{data.path} was prepared with another tokenizer than {data.tokenizer}. Leave "
@@ -199,10 +159,7 @@ def make_tokenizer(data: BertData, vocab_size: int, folder: Path) -> Path:
             )
         given = of_rows
     if given is not None:
-        is_model = isinstance(given, SentencePieceEncoder)
-        path = folder / ("tokenizer.model" if is_model else "tokenizer.json")
-        given.save(path)
-        return path
+        return store_tokenizer(given, folder)
     texts = (text for document in read_documents(data.path, "train") for text in document)
     if data.tokenizer == "sentencepiece":
         path, lowercase = folder / "tokenizer.model", data.lowercase
@@ -215,13 +172,3 @@ def make_tokenizer(data: BertData, vocab_size: int, folder: Path) -> Path:
         lowercase = data.lowercase
         WordPieceTokenizer.train(texts, path, vocab_size=vocab_size, lowercase=lowercase)
     return path
-
-
-def _open_tokenizer(data: BertData, path: Path) -> EncoderTokenizer:
-    """The tokenizer at a path, which may be a vocabulary alone."""
-    found = find_tokenizer(path)
-    if found.suffix == ".txt":
-        return WordPieceTokenizer.from_vocab(found, lowercase=data.lowercase)
-    if found.name == "vocab.json":
-        return ByteBpeTokenizer.from_vocab(found, found.with_name("merges.txt"))
-    return load_tokenizer(found)

@@ -108,15 +108,14 @@ class Distillation(MaskedLm):
         teacher = self.teacher.init(key, jnp.zeros((1, 2), jnp.int32))["params"]
         return {"student": super().init_params(key), "teacher": teacher}
 
-    def adopt_params(self, params: Params) -> Params:
+    def adopt_params(self, params: Params, fresh: Params) -> Params:
         """The teacher with these parameters, and the student with every second layer of it.
 
         Raises:
           UserError: the teacher lacks what the student needs.
         """
-        student = jax.eval_shape(super().init_params, jax.random.key(0))
         picked = every_second_layer(params)
-        return {"student": _part_like(student, picked, ""), "teacher": params}
+        return {"student": _part_like(fresh["student"], picked, ""), "teacher": params}
 
     def loss_terms(self, params: Params, batch: Batch, key: Array | None) -> Terms:
         """The three losses of the paper; and for information the accuracy."""

@@ -11,6 +11,7 @@ import optax
 
 from transformer_jax.parallel.sharding import path_of
 from transformer_jax.training.lamb import scale_by_trust_ratio
+from transformer_jax.training.layer_decay import scale_by_layer
 from transformer_jax.training.schedules import Noam, Schedule
 
 NO_DECAY = (r"bias$", r"(^|/)scale$")
@@ -32,6 +33,9 @@ class OptimizerConfig:
         (arXiv:1904.00962, algorithm 2). The ratio of those in `no_decay` is 1, as in
         google-research/albert (lamb_optimizer.py) and NVIDIA/apex (multi_tensor_lamb.cu). Both
         moments are bias-corrected, as in the paper and apex; ALBERT's own code does not.
+      layer_decay: multiplies the rate of each layer below the heads by this once more, the last
+        layer's not, and that of the embeddings as if they were a layer below the first
+        (arXiv:2003.10555, appendix B).
       frozen: regexes of the paths of parameters that stay as they are, and need no moments.
     """
 
@@ -43,6 +47,7 @@ class OptimizerConfig:
     no_decay: tuple[str, ...] = NO_DECAY
     clip_norm: float | None = None
     kind: Literal["adam", "lamb"] = "adam"
+    layer_decay: float = 1.0
     frozen: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -52,6 +57,8 @@ class OptimizerConfig:
             raise ValueError(f"optimizer.b1={self.b1} and b2={self.b2} must be in [0, 1).")
         if self.epsilon <= 0:
             raise ValueError(f"optimizer.epsilon={self.epsilon} must be positive.")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"optimizer.layer_decay={self.layer_decay} must be in (0, 1].")
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise ValueError(f"optimizer.clip_norm={self.clip_norm} must be positive.")
 
@@ -79,6 +86,8 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
         parts.append(optax.add_decayed_weights(config.weight_decay, mask=decays))
     if config.kind == "lamb":
         parts.append(optax.masked(scale_by_trust_ratio(), decays))
+    if config.layer_decay < 1:
+        parts.append(scale_by_layer(config.layer_decay))
     parts.append(optax.scale_by_learning_rate(config.schedule.build(steps)))
     if not config.frozen:
         return optax.chain(*parts)

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from transformer_jax.errors import UserError
+from transformer_jax.interop.bert import PretrainedBert
+from transformer_jax.interop.huggingface import is_pretrained, load_pretrained
 from transformer_jax.parallel.sharding import path_of
 from transformer_jax.tasks.task import Task
 from transformer_jax.training.checkpoint import Checkpoints
@@ -18,11 +20,12 @@ from transformer_jax.typing import Params
 def starting_params(task: Task, fresh: Params, init_from: str | None) -> Params:
     """The fresh parameters, or in their layout those of the run in the folder `init_from`.
 
-    A task whose parameters are made of another run's, as a student's are of its teacher's, has a
-    method `adopt_params(params) -> params` besides those of `Task`.
+    `init_from` may also be a Hugging Face folder, whose encoder is then taken. A task whose
+    parameters are made of another's, as a student's are of its teacher's, has a method
+    `adopt_params(params, fresh) -> params` besides those of `Task`.
 
     Raises:
-      UserError: there is no such run, its parameters do not fit, or the task needs one.
+      UserError: there is no such run or folder, its parameters do not fit, or the task needs one.
     """
     adopt = getattr(task, "adopt_params", None)
     if init_from is None:
@@ -32,19 +35,30 @@ def starting_params(task: Task, fresh: Params, init_from: str | None) -> Params:
                 f"with --train.init_from."
             )
         return fresh
+    found, where = _read_params(init_from)
+    params = found if adopt is None else adopt(found, fresh)
+    if problems := differences(fresh, params):
+        raise UserError(
+            f"--train.init_from {where}: its parameters are not those of this model:\n  "
+            + "\n  ".join(problems)
+            + "\nMake the models' sizes and heads agree."
+        )
+    return jax.tree.map(_placed, params, fresh)
+
+
+def _read_params(init_from: str) -> tuple[Params, str]:
+    """The parameters of a run's newest step, or of a Hugging Face folder; and where they are."""
+    if is_pretrained(init_from):
+        loaded = load_pretrained(init_from)
+        is_encoder = isinstance(loaded, PretrainedBert) and loaded.kind == "encoder"
+        return {"bert": loaded.params} if is_encoder else loaded.params, init_from
     checkpoints = Checkpoints(Path(init_from), read_only=True)
     step = checkpoints.latest()
     if step is None:
         raise UserError(f"--train.init_from {init_from} has no finished checkpoint.")
     found = checkpoints.read_params(step)
     checkpoints.close()
-    params = found if adopt is None else adopt(found)
-    if problems := differences(fresh, params):
-        raise UserError(
-            f"--train.init_from {init_from}, step {step}: its parameters are not those of this "
-            f"model:\n  " + "\n  ".join(problems) + "\nMake the models' sizes and heads agree."
-        )
-    return jax.tree.map(_placed, params, fresh)
+    return found, f"{init_from}, step {step}"
 
 
 def differences(wanted: Params, found: Params) -> list[str]:
