@@ -94,3 +94,19 @@ def test_what_cannot_be_run_is_refused(encoder):
         engine(text_examples(encoder.tokenizer, ["wa " * 9], max_tokens=9))
     with pytest.raises(UserError, match="no tokenizer"):
         Embedder(dataclasses.replace(encoder, tokenizer=None), mesh=mesh)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_what_is_found_for_tokens_is_theirs(encoder, devices):
+    mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
+    engine = ExampleEngine(
+        lambda params, batch: params["table"][batch["tokens"]] + batch["positions"][..., None],
+        {"table": jnp.arange(100.0).reshape(50, 2)},
+        mesh=mesh,
+        max_tokens=200,
+    )
+    examples = text_examples(encoder.tokenizer, texts(70), max_tokens=200)
+    found = engine.of_tokens(examples)
+    for ids, values in zip(examples.tokens, found, strict=True):
+        want = np.arange(100.0).reshape(50, 2)[ids] + np.arange(len(ids))[:, None]
+        np.testing.assert_array_equal(values, want)

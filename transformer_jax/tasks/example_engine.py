@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +19,7 @@ _TOKENS = 2048  # of a batch, for each slice of the mesh; more are no faster on 
 
 
 class ExampleEngine:
-    """Calls on examples: [N,...], what a function of packed rows finds for each of them.
+    """Calls on examples: what a function of packed rows finds for each of them, or of its tokens.
 
     Examples of like lengths share rows, so that attention is over little more than an example.
     """
@@ -36,7 +35,8 @@ class ExampleEngine:
         """Compiles when it is called.
 
         Args:
-          function: of parameters and the arrays of `text_examples.example_rows`, to [B,E,...].
+          function: of parameters and the arrays of `text_examples.example_rows`, to [B,E,...] for
+            a call, or to [B,T,...] for `of_tokens`.
           params: its parameters.
           mesh: the devices.
           max_tokens: the most of an example.
@@ -45,11 +45,33 @@ class ExampleEngine:
         self._mesh, self._max_tokens = mesh, max_tokens
 
     def __call__(self, examples: TextExamples) -> np.ndarray:
-        """What is found for each example, in order.
+        """What is found for each example, in order: [N,...].
 
         Raises:
           ValueError: there are no examples, or one has more than max_tokens.
         """
+        found: np.ndarray | None = None
+        for numbers, _, values in self._run(examples):
+            if found is None:
+                found = np.zeros((len(examples), *values.shape[2:]), values.dtype)
+            found[numbers[numbers >= 0]] = values[numbers >= 0]
+        assert found is not None
+        return found
+
+    def of_tokens(self, examples: TextExamples) -> list[np.ndarray]:
+        """What is found for each token of each example, special ones included: [T,...] each.
+
+        Raises:
+          ValueError: there are no examples, or one has more than max_tokens.
+        """
+        found: dict[int, np.ndarray] = {}
+        for numbers, segments, values in self._run(examples):
+            for row, place in np.argwhere(numbers >= 0).tolist():
+                found[int(numbers[row, place])] = values[row, segments[row] == place + 1]
+        return [found[i] for i in range(len(examples))]
+
+    def _run(self, examples: TextExamples) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Numbers of examples [B,E], -1 where there is none; segments [B,T]; what was found."""
         if not len(examples):
             raise ValueError("There are no examples.")
         lengths = examples.tokens.lengths
@@ -57,21 +79,18 @@ class ExampleEngine:
             raise ValueError(
                 f"An example has {lengths.max()} tokens, more than {self._max_tokens}."
             )
-        found: np.ndarray | None = None
-        for row_length in _row_lengths(int(lengths.max())):
+        row_length = _SHORTEST
+        while (lengths > row_length // 2).any() or row_length == _SHORTEST:
             low = row_length // 2 if row_length > _SHORTEST else 0
             ids = np.flatnonzero((lengths > low) & (lengths <= row_length))
-            for numbers, values in self._run(examples, ids, row_length):
-                if found is None:
-                    found = np.zeros((len(examples), *values.shape[1:]), values.dtype)
-                found[numbers] = values
-        assert found is not None
-        return found
+            if len(ids):
+                yield from self._run_class(examples, ids, row_length)
+            row_length *= 2
 
-    def _run(self, examples: TextExamples, ids: np.ndarray, row_length: int) -> Any:
-        """Pairs of numbers of examples and what was found for these."""
-        if not len(ids):
-            return
+    def _run_class(
+        self, examples: TextExamples, ids: np.ndarray, row_length: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """The same for examples that share rows of one length."""
         part = TextExamples(
             examples.tokens.select(ids), examples.first_sizes[ids], examples.cut[ids]
         )
@@ -84,12 +103,11 @@ class ExampleEngine:
             size = shards
             while size < len(chunk):
                 size *= 2
-            chunk = chunk + [np.zeros(0, np.int64)] * (size - len(chunk))
-            batch = example_rows(part, chunk, **shape)
-            numbers = batch.pop("examples")
+            batch = example_rows(part, chunk + [ids[:0]] * (size - len(chunk)), **shape)
+            places = batch.pop("examples")
             with jax.set_mesh(self._mesh):
                 values = np.asarray(self._function(self._params, put_rows(batch, self._mesh)))
-            yield ids[numbers[numbers >= 0]], values[numbers >= 0]
+            yield np.where(places >= 0, ids[places], -1), batch["segments"], values
 
 
 def pool_mean(hidden: Array, segments: Array, examples: int) -> Array:
@@ -106,10 +124,3 @@ def pool_mean(hidden: Array, segments: Array, examples: int) -> Array:
     inside = (segments[:, None] == jnp.arange(1, examples + 1)[:, None]).astype(jnp.float32)
     counts = jnp.maximum(inside.sum(-1, keepdims=True), 1.0)
     return jnp.einsum("BET,BTD->BED", inside, hidden.astype(jnp.float32)) / counts
-
-
-def _row_lengths(longest: int) -> list[int]:
-    lengths = [_SHORTEST]
-    while lengths[-1] < longest:
-        lengths.append(2 * lengths[-1])
-    return lengths
