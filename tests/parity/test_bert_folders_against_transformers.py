@@ -203,6 +203,21 @@ def test_the_head_that_scores_tokens_is_taken_alone(tmp_path, family):
     np.testing.assert_allclose(mine[real], them[real], atol=1e-5 * np.abs(them).max())
 
 
+def test_a_score_is_one_number_in_and_out(tmp_path):
+    torch.manual_seed(0)
+    config = transformers.BertConfig(**SIZES["bert"], num_labels=1)
+    model = transformers.BertForSequenceClassification(config).eval()
+    model.classifier.weight.data *= 100
+    model.save_pretrained(tmp_path / "theirs")
+    loaded = load_pretrained(tmp_path / "theirs")
+    assert loaded.labels == ()
+    assert_equal_outputs(loaded, model, "bert")
+    save_pretrained(tmp_path / "ours", loaded)
+    again = transformers.BertForSequenceClassification.from_pretrained(tmp_path / "ours").eval()
+    assert (again.config.num_labels, again.config.problem_type) == (1, "regression")
+    assert_equal_outputs(loaded, again, "bert")
+
+
 def test_a_gelu_by_tanh_and_other_positions_of_roberta_are_honoured(tmp_path):
     model = make("bert", "Model", hidden_act="gelu_new", layer_norm_eps=1e-3)
     model.save_pretrained(tmp_path / "bert")

@@ -16,6 +16,7 @@ from transformer_jax.interop.bert_names import Kind
 from transformer_jax.interop.huggingface import Pretrained, is_pretrained, load_pretrained
 from transformer_jax.interop.marian import PretrainedTransformer
 from transformer_jax.models.transformer import Transformer
+from transformer_jax.tasks.classification import Classification
 from transformer_jax.tasks.masked_lm import MaskedLm
 from transformer_jax.tasks.translation import Translation
 from transformer_jax.tasks.translation_search import Translator
@@ -85,6 +86,11 @@ def pretrained_of(run: RestoredRun) -> Pretrained:
         config = task.model.config
         return PretrainedBert(
             config, "pretraining" if config.pooler else "masked_lm", params, task.tokenizer
+        )
+    if isinstance(task, Classification):
+        dropout = task.config.head_dropout_rate
+        return PretrainedBert(
+            task.model.config, "classification", params, task.tokenizer, task.labels, dropout
         )
     raise UserError(f"{type(task).__name__} has no form that `transformers` reads.")
 

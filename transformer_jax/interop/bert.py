@@ -40,6 +40,7 @@ from transformer_jax.models.bert_pretraining import BertPretraining
 from transformer_jax.models.bert_tasks import BertChooser, BertClassifier, BertReader, BertTagger
 from transformer_jax.typing import Params
 
+_SCORE = ("LABEL_0",)  # what `transformers` calls a number that is predicted
 _POOLED: tuple[Kind, ...] = ("pretraining", "classification", "choice")
 
 
@@ -52,7 +53,8 @@ class PretrainedBert:
       kind: what stands on it.
       params: of `model`, float32.
       tokenizer: text to ids and back; None where the folder has none.
-      labels: the names of a head's classes, in order; () where there are none.
+      labels: the names of a head's classes, in order; () where there are none, or where it gives a
+        single number.
       head_dropout: of what enters the head of a task.
     """
 
@@ -187,9 +189,12 @@ def save_bert(folder: Path, pretrained: PretrainedBert) -> None:
             f"{kind} of {family} cannot have pooler={config.pooler} with "
             f"{config.pooler_activation} in `transformers`; it cannot be exported."
         )
-    if pretrained.labels:
-        settings["id2label"] = {str(i): name for i, name in enumerate(pretrained.labels)}
-        settings["label2id"] = {name: i for i, name in enumerate(pretrained.labels)}
+    if kind in ("classification", "tagging"):
+        labels = pretrained.labels or _SCORE
+        settings["id2label"] = {str(i): name for i, name in enumerate(labels)}
+        settings["label2id"] = {name: i for i, name in enumerate(labels)}
+        if not pretrained.labels:
+            settings["problem_type"] = "regression"
     params = {"bert": pretrained.params} if kind == "encoder" else dict(pretrained.params)
     if params.pop("span_boundary_head", None) is not None:
         warnings.warn(f"{folder}: written without the span-boundary head.", stacklevel=3)
@@ -274,4 +279,4 @@ def _labels(settings: Mapping[str, Any], where: str) -> tuple[str, ...]:
         raise UserError(f"{where}: id2label={names!r:.60} cannot be.") from error
     if sorted(found) != list(range(len(found))) or not found:
         raise UserError(f"{where}: id2label must name the classes 0, 1, ...")
-    return tuple(found[i] for i in range(len(found)))
+    return tuple(found[i] for i in range(len(found))) if len(found) > 1 else ()

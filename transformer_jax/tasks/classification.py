@@ -37,7 +37,7 @@ from transformer_jax.tasks.classification_metrics import (
     pearson,
     spearman,
 )
-from transformer_jax.tasks.encoder_start import adopt_encoder, encoder_tokenizer
+from transformer_jax.tasks.encoder_start import adopt_encoder, encoder_tokenizer, with_pooler
 from transformer_jax.tasks.task import Evaluation
 from transformer_jax.typing import Array, Batch, Params, Terms
 
@@ -99,7 +99,7 @@ class Classification:
         self.tokenizer = encoder_tokenizer(data.tokenizer, data.lowercase, model, workdir)
         self.labels = run_labels(data, workdir)
         self.model = BertClassifier(
-            dataclasses.replace(model, pooler=True),
+            with_pooler(model),
             config.head_dropout_rate,
             constrain=constrain_activations(mesh),
             num_classes=len(self.labels) or 1,

@@ -9,6 +9,7 @@ from typing import Literal
 
 from transformer_jax.data.encoder_tokenizer import EncoderTokenizer
 from transformer_jax.errors import UserError
+from transformer_jax.interop.bert_config import family_of
 from transformer_jax.layers.stacks import Remat
 from transformer_jax.models.bert import BertConfig
 from transformer_jax.tasks.run_tokenizer import open_tokenizer, store_tokenizer, tokenizer_of_run
@@ -53,6 +54,12 @@ def encoder_tokenizer(
         return store_tokenizer(open_tokenizer(Path(path), lowercase), folder)
 
     return tokenizer_of_run(workdir, model.vocab_size, path or None, copy)
+
+
+def with_pooler(config: BertConfig) -> BertConfig:
+    """The sizes with the pooler that a classifier of this family has in `transformers`."""
+    relu = family_of(config) == "distilbert"
+    return dataclasses.replace(config, pooler=True, pooler_activation="relu" if relu else "tanh")
 
 
 def adopt_encoder(params: Params, fresh: Params) -> Params:

@@ -1,0 +1,55 @@
+"""Classes or scores of texts by a model that was trained for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from transformer_jax.data.text_examples import TextExamples, text_examples
+from transformer_jax.errors import UserError
+from transformer_jax.interop.bert import PretrainedBert
+from transformer_jax.tasks.example_engine import ExampleEngine
+from transformer_jax.typing import Array, Batch, Params
+
+
+class Classifier:
+    """Calls on examples: the probabilities of the classes, or a score; `examples` makes them.
+
+    Attributes:
+      labels: the names of the classes; () where it gives a score.
+      max_tokens: the most of an example.
+    """
+
+    def __init__(self, pretrained: PretrainedBert, *, mesh: Mesh) -> None:
+        """Compiles when it is called; `pretrained` is of the kind "classification"."""
+        if pretrained.tokenizer is None:
+            raise UserError("The classifier has no tokenizer, which texts need.")
+        model, types = pretrained.model, pretrained.config.type_vocab_size > 1
+        self.labels, self.max_tokens = pretrained.labels, pretrained.config.max_positions
+        self._tokenizer = pretrained.tokenizer
+
+        def judge(params: Params, batch: Batch) -> Array:
+            logits: Any = model.apply(
+                {"params": params},
+                batch["tokens"],
+                segments=batch["segments"],
+                positions=batch["positions"],
+                token_types=batch["token_types"] if types else None,
+                first_tokens=batch["first_tokens"],
+            )
+            return jax.nn.softmax(logits) if pretrained.labels else jnp.squeeze(logits, -1)
+
+        self._run = ExampleEngine(judge, pretrained.params, mesh=mesh, max_tokens=self.max_tokens)
+
+    def __call__(self, examples: TextExamples) -> np.ndarray:
+        """Probabilities, float32 [N,C]; scores, float32 [N]."""
+        return self._run(examples)
+
+    def examples(self, first: Sequence[str], second: Sequence[str] | None = None) -> TextExamples:
+        """Texts, or pairs of them, as tokens; one that is too long is cut."""
+        return text_examples(self._tokenizer, first, second, max_tokens=self.max_tokens)
