@@ -51,10 +51,12 @@ class RunArgs:
     Attributes:
       workdir: folder of the run: its config, tokenizer, metrics and checkpoints.
       profile: trace a few steps into WORKDIR/profile.
+      seeds: train so many runs that differ in their seed, in WORKDIR/seed_0, seed_1, ...
     """
 
     workdir: Path
     profile: bool = False
+    seeds: int | None = None
 
 
 def parse_overrides(

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformer_jax.errors import UserError
 from transformer_jax.training.config import ExperimentConfig
-from transformer_jax.training.loop import make_mean_loss
+from transformer_jax.training.loop import make_mean_loss, make_terms
 from transformer_jax.training.restore import restore_run
 
 
@@ -45,6 +45,6 @@ def evaluate(
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, path=data_path))
     run = restore_run(config, workdir, step=step, average=average)
     metrics: dict[str, Any] = {"step": run.steps[-1], "split": split, "averaged": len(run.steps)}
-    metrics |= make_mean_loss(run.task, run.mesh)(run.params, split)
+    metrics |= make_mean_loss(run.task, run.mesh, make_terms(run.task))(run.params, split)
     found = run.task.evaluate(run.params, split)
     return metrics | dict(found.metrics), found.report

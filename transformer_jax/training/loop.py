@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -30,10 +30,23 @@ from transformer_jax.training.optimizer import make_optimizer
 from transformer_jax.training.profile import Tracer
 from transformer_jax.training.start import starting_params
 from transformer_jax.training.step import TrainState, init_state, make_train_step
-from transformer_jax.typing import Batch, Params, Terms
+from transformer_jax.typing import Batch, Metrics, Params, Terms
 
 
-def train(config: ExperimentConfig, workdir: Path, *, profile: bool = False) -> None:
+class Programs(NamedTuple):
+    """What is compiled for a run: its step, and the terms of its loss without dropout."""
+
+    train_step: Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
+    terms: Callable[[Params, Batch], Terms]
+
+
+def train(
+    config: ExperimentConfig,
+    workdir: Path,
+    *,
+    profile: bool = False,
+    programs: Programs | None = None,
+) -> tuple[Programs, dict[str, float]]:
     """Trains, or goes on training, the run in `workdir`.
 
     Args:
@@ -41,6 +54,11 @@ def train(config: ExperimentConfig, workdir: Path, *, profile: bool = False) -> 
         depends on.
       workdir: gets config.json, metrics.jsonl, tensorboard/, checkpoints/ and the task's files.
       profile: traces a few steps into workdir/profile, for TensorBoard or Perfetto.
+      programs: those of a run that differs in nothing but its seed; None compiles them.
+
+    Returns:
+      What was compiled, and what the last validation of this start found; nothing if there was
+      nothing left to do.
 
     Raises:
       UserError: bad data, a mesh that does not divide, or a workdir of another run.
@@ -59,15 +77,8 @@ def train(config: ExperimentConfig, workdir: Path, *, profile: bool = False) -> 
     last_step = min(settings.steps, settings.stop_at or settings.steps)
 
     # Act 2: the step and the validation, compiled for that layout.
-    train_step = jax.jit(
-        make_train_step(
-            task.loss_terms, task.coefficients, optimizer, microbatches=settings.microbatches
-        ),
-        in_shardings=(layout, batch_sharding(mesh), replicated(mesh)),
-        out_shardings=(layout, None),
-        donate_argnums=0,
-    )
-    mean_loss = make_mean_loss(task, mesh)
+    programs = programs or _compile(task, optimizer, settings, mesh, layout)
+    mean_loss = make_mean_loss(task, mesh, programs.terms)
     schedule = config.optimizer.schedule.build(settings.steps)
     # Initial parameters are threefry's on every layout; dropout's bits are the config's choice.
     dropout_key = jax.random.key(settings.seed, impl=settings.dropout_bits)
@@ -83,12 +94,13 @@ def train(config: ExperimentConfig, workdir: Path, *, profile: bool = False) -> 
         display.say(f"restored step {first_step} of {last_step}{nothing}")
     log = MetricsLog(workdir, resumed_at=first_step, quiet=quiet)
     clock = Clock(first_step, last_step)
+    valid: dict[str, float] = {}
     tracer = Tracer(workdir / "profile", _profiled(first_step, last_step) if profile else range(0))
     try:
         batches = task.train_batches(position, jax.process_index(), jax.process_count())
         for step, batch, position in _numbered(batches, first_step, last_step):
             with jax.set_mesh(mesh), tracer.step(step):
-                state, metrics = train_step(state, put_batch(batch, mesh), dropout_key)
+                state, metrics = programs.train_step(state, put_batch(batch, mesh), dropout_key)
             clock.count(task.count_tokens(batch) * jax.process_count())
 
             validates = step % settings.checkpoint_every == 0 or step == last_step
@@ -110,6 +122,27 @@ def train(config: ExperimentConfig, workdir: Path, *, profile: bool = False) -> 
         tracer.close()
         log.close()
         checkpoints.close()  # last, as it waits for saves, and raises what went wrong in them
+    return programs, valid
+
+
+def _compile(
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    settings: TrainConfig,
+    mesh: Mesh,
+    layout: Any,
+) -> Programs:
+    """The run's programs; each is compiled when it is first called."""
+    step = make_train_step(
+        task.loss_terms, task.coefficients, optimizer, microbatches=settings.microbatches
+    )
+    train_step = jax.jit(
+        step,
+        in_shardings=(layout, batch_sharding(mesh), replicated(mesh)),
+        out_shardings=(layout, None),
+        donate_argnums=0,
+    )
+    return Programs(train_step, make_terms(task))
 
 
 def _start(
@@ -148,12 +181,15 @@ def build_task(config: ExperimentConfig, workdir: Path, mesh: Mesh) -> Task:
     )
 
 
-def make_mean_loss(task: Task, mesh: Mesh) -> Callable[[Params, str], dict[str, float]]:
-    """Makes `mean_loss(params, split) -> {"loss": ..., each term's mean}`, without dropout."""
+def make_terms(task: Task) -> Callable[[Params, Batch], Terms]:
+    """The terms of a task's loss, without dropout, jitted."""
+    return jax.jit(lambda params, batch: task.loss_terms(params, batch, None))
 
-    @jax.jit
-    def terms(params: Params, batch: Batch) -> Terms:
-        return task.loss_terms(params, batch, None)
+
+def make_mean_loss(
+    task: Task, mesh: Mesh, terms: Callable[[Params, Batch], Terms]
+) -> Callable[[Params, str], dict[str, float]]:
+    """Makes `mean_loss(params, split) -> {"loss": ..., each term's mean}`, by `make_terms`."""
 
     def mean_loss(params: Params, split: str) -> dict[str, float]:
         total: dict[str, np.ndarray] = {}
