@@ -222,7 +222,7 @@ def changed(path, change):
 
 
 BAD_FILES = {
-    "is of the kind Unigram|of the kind Unigram": lambda f: f["model"].update(type="Unigram"),
+    "is of the kind WordLevel|of the kind WordLevel": lambda f: f["model"].update(type="WordLevel"),
     "is damaged .its tokens do not have": lambda f: f["model"]["vocab"].update(new=10**9),
     "is damaged .its vocabulary": lambda f: f["model"].update(vocab=[1]),
     "is damaged .its vocabulary or": lambda f: f.update(added_tokens=["x"]),

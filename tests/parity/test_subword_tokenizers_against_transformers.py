@@ -2,17 +2,25 @@
 
 import json
 import random
+import re
 import unicodedata
 
 import pytest
 import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import BertTokenizer, PreTrainedTokenizerFast, RobertaTokenizer
+from transformers import (
+    AlbertTokenizer,
+    BertTokenizer,
+    PreTrainedTokenizerFast,
+    RobertaTokenizer,
+)
 
 from transformer_jax.data.byte_bpe import ByteBpeTokenizer
+from transformer_jax.data.sentencepiece_encoder import SentencePieceEncoder
 from transformer_jax.data.subword_tokenizers import load_tokenizer
 from transformer_jax.data.wordpiece import WordPieceTokenizer
+from transformer_jax.interop.bert_tokenizer import load_bert_tokenizer
 
 WORDS = ["".join(random.Random(i).choices("aeioubcdfglmnprst", k=2 + i % 6)) for i in range(200)]
 # In a text these are the tokens there, and text here.
@@ -160,3 +168,39 @@ def test_byte_pairs_and_word_starts_are_those_of_plain_python(files, byte_pairs,
     assert found.word_starts.tolist() == [
         i == 0 or part.startswith(LETTERS[0x20]) for i, part in enumerate(parts)
     ]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(True, False), (False, True), (True, True), (False, False)],
+    ids=["uncased", "as it is", "accents", "cased"],
+)
+def unigrams(request, tmp_path_factory):
+    """Our tokenizer of an ALBERT's folder, and theirs."""
+    lowercase, keep_accents = request.param
+    folder = tmp_path_factory.mktemp("albert")
+    # Without numbers: theirs keeps a comma behind one, which ALBERT's own code does not.
+    lines = [re.sub(r"\d", " ", text) for text in texts() if "\0" not in text]
+    SentencePieceEncoder.train(lines, folder / "spiece.model", vocab_size=200, lowercase=False)
+    said = {"do_lower_case": lowercase, "keep_accents": keep_accents}
+    (folder / "tokenizer_config.json").write_text(json.dumps(said))
+    (folder / "config.json").write_text(json.dumps({"model_type": "albert"}))
+    return load_bert_tokenizer(folder), AlbertTokenizer.from_pretrained(folder)
+
+
+@settings(max_examples=200)
+@given(text=TEXT)
+def test_unigrams_equal_alberts(unigrams, text):
+    ours, theirs = unigrams
+    assert ids_of(ours, text) == theirs(text, add_special_tokens=False)["input_ids"]
+
+
+def test_the_file_of_theirs_gives_their_tokens(unigrams, tmp_path):
+    ours, theirs = unigrams
+    theirs.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
+    loaded = load_tokenizer(tmp_path / "tokenizer.json")
+    for text in texts():
+        assert ids_of(loaded, text) == theirs(text, add_special_tokens=False)["input_ids"]
+    ours.save(tmp_path / "ours.json")
+    again = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "ours.json"))
+    assert again("ab cd")["input_ids"] == [ours.cls_id, *ids_of(ours, "ab cd"), ours.sep_id]

@@ -8,12 +8,13 @@ from transformer_jax.data.byte_bpe import ByteBpeTokenizer
 from transformer_jax.data.encoder_tokenizer import EncoderTokenizer, read_tokenizer
 from transformer_jax.data.sentencepiece_encoder import SentencePieceEncoder
 from transformer_jax.data.tokenizer_json import parse
+from transformer_jax.data.unigram import UnigramTokenizer
 from transformer_jax.data.wordpiece import WordPieceTokenizer
 from transformer_jax.errors import UserError
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> EncoderTokenizer:
-    """Loads a tokenizer.json of WordPiece or byte-level BPE, or a SentencePiece model.
+    """Loads a tokenizer.json (WordPiece, byte-level BPE, unigrams), or a SentencePiece model.
 
     Raises:
       UserError: the file is missing, damaged or of none of these kinds.
@@ -26,7 +27,9 @@ def load_tokenizer(path: str | os.PathLike[str]) -> EncoderTokenizer:
         return WordPieceTokenizer(path)
     if kind == "BPE":
         return ByteBpeTokenizer(path)
+    if kind == "Unigram":
+        return UnigramTokenizer(path)
     raise UserError(
-        f"The tokenizer {path} is of the kind {kind}; WordPiece, byte-level BPE and SentencePiece "
+        f"The tokenizer {path} is of the kind {kind}; WordPiece, byte-level BPE and unigram pieces "
         f"can be read."
     )

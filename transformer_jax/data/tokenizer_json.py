@@ -1,4 +1,4 @@
-"""tokenizer.json, the format of the `tokenizers` package, and what its two kinds have in common."""
+"""tokenizer.json, the format of the `tokenizers` package, and what its kinds have in common."""
 
 from __future__ import annotations
 
@@ -156,7 +156,10 @@ def _vocabulary(file: Mapping[str, Any], path: str | os.PathLike[str]) -> dict[s
     found = file["model"].get("vocab")
     added = file.get("added_tokens") or []
     try:
-        vocabulary = dict(found)
+        if isinstance(found, list):  # of a unigram model: pieces with their scores
+            vocabulary = {str(piece): i for i, (piece, _) in enumerate(found)}
+        else:
+            vocabulary = dict(found)
         others = [str(token["content"]) for token in added if not token["special"]]
         vocabulary |= {token["content"]: token["id"] for token in added}
     except (TypeError, ValueError, KeyError) as error:

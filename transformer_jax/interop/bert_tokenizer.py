@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from transformer_jax.data.byte_bpe import ByteBpeTokenizer
 from transformer_jax.data.encoder_tokenizer import EncoderTokenizer
 from transformer_jax.data.sentencepiece_encoder import SentencePieceEncoder
 from transformer_jax.data.subword_tokenizers import load_tokenizer
+from transformer_jax.data.unigram import UnigramTokenizer
 from transformer_jax.data.wordpiece import WordPieceTokenizer
 from transformer_jax.interop.folders import read_json, write_json
+
+_CLASSES = {
+    "bert": "BertTokenizer",
+    "roberta": "RobertaTokenizer",
+    "distilbert": "DistilBertTokenizer",
+    "albert": "AlbertTokenizer",
+}
 
 
 def load_bert_tokenizer(folder: Path) -> EncoderTokenizer | None:
@@ -27,7 +36,11 @@ def load_bert_tokenizer(folder: Path) -> EncoderTokenizer | None:
     if (path := folder / "vocab.json").is_file():
         return ByteBpeTokenizer.from_vocab(path, folder / "merges.txt")
     if (path := folder / "spiece.model").is_file():
-        return SentencePieceEncoder(path)
+        return UnigramTokenizer.from_sentencepiece(
+            path,
+            lowercase=said.get("do_lower_case", True),
+            keep_accents=said.get("keep_accents", False),
+        )
     return None
 
 
@@ -37,14 +50,11 @@ def save_bert_tokenizer(folder: Path, tokenizer: EncoderTokenizer, family: str) 
     Raises:
       UserError: the folder cannot be written.
     """
+    settings: dict[str, Any] = {"tokenizer_class": _CLASSES[family]}
     if isinstance(tokenizer, SentencePieceEncoder):
+        # What is done to a text before, the model file says.
+        settings |= {"do_lower_case": False, "keep_accents": True}
         tokenizer.save(folder / "spiece.model")
     else:
         tokenizer.save(folder / "tokenizer.json")
-    classes = {
-        "bert": "BertTokenizer",
-        "roberta": "RobertaTokenizer",
-        "distilbert": "DistilBertTokenizer",
-        "albert": "AlbertTokenizer",
-    }
-    write_json(folder / "tokenizer_config.json", {"tokenizer_class": classes[family]})
+    write_json(folder / "tokenizer_config.json", settings)
