@@ -30,6 +30,7 @@ class JsonTokenizer(abc.ABC):
     special_names: ClassVar[tuple[str, ...]]  # of padding, unknown, CLS, SEP and MASK
     decoder: ClassVar[Mapping[str, Any]]  # how the file says what text the tokens are
     separates_twice = False
+    unk_begins_word = True  # for an unknown word is unknown as a whole
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Loads a tokenizer.json, one of ours or of a published model of this kind.
@@ -83,6 +84,7 @@ class JsonTokenizer(abc.ABC):
         for token, i in vocabulary.items():
             self._begins_word[i] = self.begins_word(token)
         self._begins_word[list(self.special_ids)] = True
+        self._begins_word[self.unk_id] = self.unk_begins_word
         self._data = data
         self.fingerprint: str = hashlib.sha256(data).hexdigest()[:16]
 

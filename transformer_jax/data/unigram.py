@@ -29,6 +29,7 @@ class UnigramTokenizer(JsonTokenizer):
 
     kind = "Unigram"
     special_names = SPECIAL
+    unk_begins_word = False  # it stands for characters behind a "▁"
     decoder = {"type": "Metaspace", "replacement": _SPACE, "prepend_scheme": "always"}
 
     @classmethod
