@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.cli.encoders import write_encoder
 from transformer_jax.cli import attention as attention_cli
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -57,3 +58,27 @@ def test_what_cannot_be_is_refused(attention, tmp_path, monkeypatch, options, me
     assert code == 1 and message in err and err.startswith("attention: "), err
     assert out == ""
     assert not (tmp_path / "x.png").exists()
+
+
+@pytest.mark.parametrize("second", [None, "we wf"])
+def test_an_encoder_is_shown_while_it_reads(tmp_path, capfd, second):
+    write_encoder(tmp_path / "model", "classification", labels=("no", "yes"))
+    output, arrays, png = (tmp_path / name for name in ("page.html", "maps.npz", "map.png"))
+    options = ["--model", str(tmp_path / "model"), "--output", str(output)]
+    options += ["--arrays", str(arrays), "--png", str(png), "wa wb"]
+    assert attention_cli.main(options + [second] * (second is not None)) == 0
+    title = "wa wb" if second is None else "wa wb / we wf"
+    assert capfd.readouterr().out.startswith(f"{title}\n")
+    assert title in output.read_text() and png.read_bytes().startswith(PNG)
+    with np.load(arrays) as saved:
+        weights = saved["encoder.weights"]
+    assert weights.shape[:2] == (2, 2) and weights.shape[2] >= (4 if second is None else 7)
+    np.testing.assert_allclose(weights.sum(axis=-1), 1.0, rtol=1e-5)
+
+
+def test_what_is_of_the_other_kind_is_refused(tmp_path, attention, capfd):
+    code, _, err = attention("the cat", "a second text")
+    assert code == 1 and "A second text is for encoders" in err
+    write_encoder(tmp_path / "model", "encoder")
+    code, _, err = attention("wa", "--model", str(tmp_path / "model"), "--translation", "x")
+    assert code == 1 and "--translation is for translations" in err

@@ -42,7 +42,9 @@ def test_words_are_cut_as_sentencepiece_cuts_them(model):
         text = "  ".join(draw.choices([*WORDS, "Über", "café", "ｆｕｌｌ", "zz"], k=5))
         found = tokenizer.encode([text])[0]
         assert found.ids.tolist() == processor.encode(text)
-        starts = [i for i, piece in enumerate(processor.encode(text, out_type=str)) if piece[0] == "▁"]
+        starts = [
+            i for i, piece in enumerate(processor.encode(text, out_type=str)) if piece[0] == "▁"
+        ]
         assert found.word_starts.nonzero()[0].tolist() == starts
     assert tokenizer.vocab_size == processor.get_piece_size()
     assert tokenizer.special_ids == (0, 1, 2, 3, 4)

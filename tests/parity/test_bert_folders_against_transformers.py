@@ -11,6 +11,8 @@ import torch
 import transformers
 
 from transformer_jax import load_pretrained, save_pretrained
+from transformer_jax.data.wordpiece import WordPieceTokenizer
+from transformer_jax.visualize.encoder import encoder_maps
 
 B, T, CLASSES = 3, 9, 5
 SIZES = {
@@ -263,3 +265,23 @@ def test_gradients_reach_all_parameters_as_there(tmp_path):
     norm = np.sqrt(sum(float(jnp.sum(x**2)) for x in jax.tree.leaves(want)))
     for mine, their in zip(jax.tree.leaves(grads), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(mine, their, atol=1e-5 * norm)
+
+
+@pytest.mark.parametrize("family", STEMS)
+def test_the_attention_that_is_shown_is_theirs(tmp_path, family):
+    model = make(family, "Model", attn_implementation="eager")
+    model.save_pretrained(tmp_path)
+    tokenizer = WordPieceTokenizer.train(
+        ["ab cd ef gh"] * 9, tmp_path / "tokenizer.json", vocab_size=22, lowercase=True
+    )
+    loaded = load_pretrained(tmp_path, kind="encoder")
+    found = encoder_maps(loaded, "ab cd", "ef")
+    ids = np.array([[tokenizer.cls_id, *tokenizer.encode(["ab cd"])[0].ids, tokenizer.sep_id]])
+    second = np.array([[*tokenizer.encode(["ef"])[0].ids, tokenizer.sep_id]])
+    tokens = np.concatenate([ids, second], axis=1)
+    types = (np.arange(tokens.shape[1]) >= ids.shape[1])[None].astype(int)
+    inputs = {"token_type_ids": torch.tensor(types)} if family in ("bert", "albert") else {}
+    with torch.no_grad():
+        them = model(torch.tensor(tokens), output_attentions=True, **inputs).attentions
+    want = np.stack([layer[0].numpy() for layer in them])
+    np.testing.assert_allclose(found.parts[0].weights, want, atol=1e-5)

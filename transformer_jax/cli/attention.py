@@ -1,4 +1,4 @@
-"""Shows what a model looked at while it translated: one HTML page, without a network.
+"""Shows what a model looked at while it translated, or read: one HTML page, without a network.
 
 `python -m transformer_jax.cli.attention --model DIR --output page.html "A sentence."`
 """
@@ -12,9 +12,10 @@ from pathlib import Path
 
 import jax
 
-from transformer_jax.cli.model_folder import TranslationModel, open_model
+from transformer_jax.cli.model_folder import TranslationModel, open_any
 from transformer_jax.errors import UserError
 from transformer_jax.models.transformer import Transformer
+from transformer_jax.visualize.encoder import encoder_maps
 from transformer_jax.visualize.maps import AttentionMaps
 from transformer_jax.visualize.page import write_html
 from transformer_jax.visualize.picture import write_png
@@ -22,19 +23,24 @@ from transformer_jax.visualize.translation import translation_maps
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Translates a sentence, or takes its translation, and writes the page.
+    """Translates a sentence, or takes its translation, or reads it, and writes the page.
 
     Returns:
       0; 1 after an error of the user's.
     """
     args = _parser().parse_args(argv)
     try:
-        opened = open_model(args.model, step=args.step)
-        maps = _maps(opened, args.sentence, args.translation)
+        maps = _maps(args)
         write_html(maps, args.output)
         written = [args.output]
         if args.png:
-            write_png(maps, args.png, part=args.part, layer=args.layer, head=args.head)
+            write_png(
+                maps,
+                args.png,
+                part=args.part or maps.parts[0].name,
+                layer=args.layer,
+                head=args.head,
+            )
             written.append(args.png)
         if args.arrays:
             maps.save_arrays(args.arrays)
@@ -52,20 +58,34 @@ def _parser() -> argparse.ArgumentParser:
         prog="attention", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("sentence", help="what to translate")
+    add("sentence", help="what to translate, or to read")
+    add("second", nargs="?", help="of an encoder: the second text of a pair")
     add("--model", type=Path, required=True, help="a run of train.py, or a Hugging Face folder")
     add("--output", type=Path, required=True, help="the page to write")
     add("--translation", help="a translation to look at; default: what the model finds")
     add("--step", help="of a run: a step, latest (default), or best")
     add("--arrays", type=Path, help="also all weights, as an .npz file")
     add("--png", type=Path, help="also one map, as a picture:")
-    add("--part", default="cross", help="  of cross, encoder or decoder (cross)")
+    add("--part", help="  of encoder; of a translation of cross (default), encoder or decoder")
     add("--layer", type=int, default=-1, help="  of this layer, from 0 (the last)")
     add("--head", type=int, help="  of this head, from 0 (the mean of all)")
     return parser
 
 
-def _maps(opened: TranslationModel, sentence: str, translation: str | None) -> AttentionMaps:
+def _maps(args: argparse.Namespace) -> AttentionMaps:
+    found = open_any(args.model, step=args.step)
+    if isinstance(found, TranslationModel):
+        if args.second is not None:
+            raise UserError("A second text is for encoders; name a translation by --translation.")
+        return _of_translation(found, args.sentence, args.translation)
+    if args.translation is not None:
+        raise UserError(f"--translation is for translations, and {args.model} is of an encoder.")
+    return encoder_maps(found.with_kind("encoder", str(args.model)), args.sentence, args.second)
+
+
+def _of_translation(
+    opened: TranslationModel, sentence: str, translation: str | None
+) -> AttentionMaps:
     translate = opened.translator(opened.search)
     (source,) = translate.encode([sentence])
     if len(source) < 2:

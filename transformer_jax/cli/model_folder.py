@@ -49,25 +49,54 @@ class TranslationModel:
         )
 
 
-def open_model(
+def open_any(
     folder: Path, *, step: str | None = None, average: int | None = None
-) -> TranslationModel:
+) -> TranslationModel | PretrainedBert:
     """Restores a run's parameters, at a step, or loads a Hugging Face folder.
 
     Raises:
       UserError: it is neither, or is damaged, or has no such step.
     """
     if is_pretrained(folder):
-        _only_of_runs(folder, step, average)
-        loaded = load_pretrained(folder)
-        if not isinstance(loaded, PretrainedTransformer):
-            raise UserError(f"{folder} is of an encoder, which does not translate.")
-        return TranslationModel(loaded.model, loaded.params, loaded.tokenizer, loaded.search, None)
-    run = restore_run(read_run_config(folder), folder, step=step or "latest", average=average)
-    task = run.task
-    if not isinstance(task, Translation):
-        raise UserError(f"{folder} is no run of a translation.")
-    return TranslationModel(task.model, run.params, task.tokenizer, task.search, run.mesh)
+        if step is not None or average is not None:
+            raise UserError(f"--step and --average are of runs, and {folder} is none.")
+        found, mesh = load_pretrained(folder), None
+    else:
+        run = restore_run(read_run_config(folder), folder, step=step or "latest", average=average)
+        found, mesh = pretrained_of(run), run.mesh
+    if isinstance(found, PretrainedBert):
+        return found
+    return TranslationModel(found.model, found.params, found.tokenizer, found.search, mesh)
+
+
+def open_model(
+    folder: Path, *, step: str | None = None, average: int | None = None
+) -> TranslationModel:
+    """The same, of a translation.
+
+    Raises:
+      UserError: as `open_any`; or it is of another kind.
+    """
+    found = open_any(folder, step=step, average=average)
+    if not isinstance(found, TranslationModel):
+        raise UserError(f"{folder} is of an encoder, which does not translate.")
+    return found
+
+
+def open_bert(
+    folder: Path, kind: Kind, *, step: str | None = None, average: int | None = None
+) -> PretrainedBert:
+    """An encoder with the head of this kind.
+
+    Raises:
+      UserError: as `open_any`; or it is of a translation, has no such head or no tokenizer.
+    """
+    found = open_any(folder, step=step, average=average)
+    if not isinstance(found, PretrainedBert):
+        raise UserError(f"{folder} is of a translation, and not of an encoder.")
+    if found.tokenizer is None:
+        raise UserError(f"{folder} has no tokenizer. Copy the one of its model there.")
+    return found.with_kind(kind, str(folder))
 
 
 def pretrained_of(run: RestoredRun) -> Pretrained:
@@ -93,29 +122,3 @@ def pretrained_of(run: RestoredRun) -> Pretrained:
             task.model.config, "classification", params, task.tokenizer, task.labels, dropout
         )
     raise UserError(f"{type(task).__name__} has no form that `transformers` reads.")
-
-
-def open_bert(
-    folder: Path, kind: Kind, *, step: str | None = None, average: int | None = None
-) -> PretrainedBert:
-    """An encoder with the head of this kind, of a run or of a Hugging Face folder.
-
-    Raises:
-      UserError: it is neither, is damaged, has no such step, no such head or no tokenizer.
-    """
-    if is_pretrained(folder):
-        _only_of_runs(folder, step, average)
-        found = load_pretrained(folder, kind=kind)
-    else:
-        run = restore_run(read_run_config(folder), folder, step=step or "latest", average=average)
-        found = pretrained_of(run)
-    if not isinstance(found, PretrainedBert):
-        raise UserError(f"{folder} is of a translation, and not of an encoder.")
-    if found.tokenizer is None:
-        raise UserError(f"{folder} has no tokenizer. Copy the one of its model there.")
-    return found.with_kind(kind, str(folder))
-
-
-def _only_of_runs(folder: Path, step: str | None, average: int | None) -> None:
-    if step is not None or average is not None:
-        raise UserError(f"--step and --average are of runs, and {folder} is none.")

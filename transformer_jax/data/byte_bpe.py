@@ -91,6 +91,12 @@ class ByteBpeTokenizer(JsonTokenizer):
             ) from error
         return cls._of(_file(_bare(model)), vocabulary)
 
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token, with the space before a word; of special tokens their names."""
+        names = super().pieces(ids)
+        special = frozenset(self.special_ids)
+        return [n if i in special else self.decode([i]) for i, n in zip(ids, names, strict=True)]
+
     @staticmethod
     def problem(file: Mapping[str, Any]) -> str | None:
         """What in a file of this kind cannot be honoured, None if there is nothing."""

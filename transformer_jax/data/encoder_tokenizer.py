@@ -53,6 +53,14 @@ class EncoderTokenizer(Protocol):
         """
         ...
 
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """What the vocabulary calls these tokens, to be shown.
+
+        Raises:
+          ValueError: an id lies outside of the vocabulary.
+        """
+        ...
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the one file that `subword_tokenizers.load_tokenizer` reads.
 

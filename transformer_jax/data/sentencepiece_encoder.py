@@ -115,6 +115,14 @@ class SentencePieceEncoder:
         """
         return self._processor.decode(texted(ids, self.vocab_size, self._silent))
 
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """What the vocabulary calls these tokens, to be shown.
+
+        Raises:
+          ValueError: an id lies outside of the vocabulary.
+        """
+        return [self._processor.id_to_piece(i) for i in texted(ids, self.vocab_size, frozenset())]
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the model file.
 

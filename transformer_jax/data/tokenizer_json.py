@@ -83,6 +83,7 @@ class JsonTokenizer(abc.ABC):
         self._begins_word = np.zeros(len(vocabulary), bool)
         for token, i in vocabulary.items():
             self._begins_word[i] = self.begins_word(token)
+        self._names = {i: token for token, i in vocabulary.items()}
         self._begins_word[list(self.special_ids)] = True
         self._begins_word[self.unk_id] = self.unk_begins_word
         self._data = data
@@ -111,6 +112,14 @@ class JsonTokenizer(abc.ABC):
         """
         kept = texted(ids, self.vocab_size, self._silent)
         return self._tokenizer.decode(kept, skip_special_tokens=False)
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """What the vocabulary calls these tokens, to be shown.
+
+        Raises:
+          ValueError: an id lies outside of the vocabulary.
+        """
+        return [self._names[i] for i in texted(ids, self.vocab_size, frozenset())]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the tokenizer.json, which the `tokenizers` package reads too.
