@@ -82,14 +82,30 @@ class ByteBpeTokenizer(JsonTokenizer):
           UserError: a file is missing or damaged, they do not fit together, or a special token or a
             byte is not in the vocabulary.
         """
-        ids, pairs = _read_vocabulary(vocabulary), _read_merges(merges)
+        return cls.of_merges(_read_vocabulary(vocabulary), merges, where=os.fspath(vocabulary))
+
+    @classmethod
+    def of_merges(
+        cls, ids: Mapping[str, int], merges: str | os.PathLike[str], *, where: str
+    ) -> Self:
+        """The tokenizer of a vocabulary and its merges.txt.
+
+        Args:
+          ids: token -> id.
+          merges: the file.
+          where: where the vocabulary is from, for messages.
+
+        Raises:
+          UserError: as `from_vocab`.
+        """
+        pairs = _read_merges(merges)
         try:
-            model = models.BPE(ids, pairs)
+            model = models.BPE(dict(ids), pairs)
         except Exception as error:  # the package raises no narrower one
             raise UserError(
-                f"{merges} does not fit {vocabulary} ({error}). Take both from one model."
+                f"{merges} does not fit {where} ({error}). Take both from one model."
             ) from error
-        return cls._of(_file(_bare(model)), vocabulary)
+        return cls._of(_file(_bare(model)), where)
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The text of each token, with the space before a word; of special tokens their names."""

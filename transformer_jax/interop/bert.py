@@ -82,6 +82,16 @@ class PretrainedBert:
         # The parameters are the same for any number of choices.
         return BertChooser(config, self.head_dropout, num_choices=1)
 
+    def checked(self, where: str) -> PretrainedBert:
+        """The same; raises a UserError if the tokenizer has more tokens than the model."""
+        tokenizer, size = self.tokenizer, self.config.vocab_size
+        if tokenizer is not None and tokenizer.vocab_size > size:
+            raise UserError(
+                f"{where}: the vocabulary has {tokenizer.vocab_size} tokens, the model only {size} "
+                f"embeddings. The tokenizer is of another model."
+            )
+        return self
+
     def with_kind(self, kind: Kind, where: str) -> PretrainedBert:
         """The same with less on the encoder, or with nothing.
 
@@ -102,13 +112,7 @@ def load_bert(
     path, tensors = read_weights(folder)
     where = str(folder / "config.json")
     found = bert_from(tensors, settings, kind, where=where, weights=str(path))
-    tokenizer = load_bert_tokenizer(folder)
-    if tokenizer is not None and tokenizer.vocab_size > found.config.vocab_size:
-        raise UserError(
-            f"{folder}: the vocabulary has {tokenizer.vocab_size} tokens, the model only "
-            f"{found.config.vocab_size} embeddings. The tokenizer is of another model."
-        )
-    return dataclasses.replace(found, tokenizer=tokenizer)
+    return dataclasses.replace(found, tokenizer=load_bert_tokenizer(folder)).checked(str(folder))
 
 
 def bert_from(

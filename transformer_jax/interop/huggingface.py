@@ -1,4 +1,4 @@
-"""Hugging Face folders: a model with its parameters and its tokenizer, in and out."""
+"""Other people's models with their parameters and tokenizers, in; as Hugging Face folders, out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from transformer_jax.errors import UserError
-from transformer_jax.interop import bert, bert_config, marian, marian_config
+from transformer_jax.interop import bert, bert_config, marian, marian_config, originals
 from transformer_jax.interop.bert import Kind, PretrainedBert
 from transformer_jax.interop.folders import read_json
 from transformer_jax.interop.marian import PretrainedTransformer
@@ -17,20 +17,22 @@ _TYPES = (*bert_config.FAMILIES, marian_config.MODEL_TYPE)
 
 
 def is_pretrained(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder is one of Hugging Face's: its config.json names a model_type."""
+    """Whether `load_pretrained` reads it, and it is no run: a config.json names a model_type."""
     path = Path(folder) / "config.json"
-    return path.exists() and "model_type" in read_json(path)
+    return path.exists() and "model_type" in read_json(path) or originals.is_original(Path(folder))
 
 
 def load_pretrained(folder: str | os.PathLike[str], *, kind: Kind | None = None) -> Pretrained:
-    """Reads a Hugging Face folder; no code in it is run.
+    """Reads a Hugging Face folder, or an original checkpoint of BERT; no code in it is run.
 
-    It may be of BERT, RoBERTa, DistilBERT or ALBERT, the encoder alone or with one of its heads; or
-    of a MarianMTModel (opus-mt). The weights are in model.safetensors or in pytorch_model.bin of
-    either format; they become float32.
+    A Hugging Face folder may be of BERT, RoBERTa, DistilBERT or ALBERT, the encoder alone or with
+    one of its heads; or of a MarianMTModel (opus-mt). The weights are in model.safetensors or in
+    pytorch_model.bin of either format; they become float32. Originals are a fairseq RoBERTa (a .pt,
+    or its folder with dict.txt), and Google's BERT and ALBERT (a folder with bert_config.json or
+    albert_config.json, or the prefix of a checkpoint in it), which need the extra `tf`.
 
     Args:
-      folder: with config.json, weights and tokenizer.
+      folder: the folder, or of an original its file.
       kind: of a BERT, "encoder" leaves its heads behind, "masked_lm" all but that one; None: as the
         folder has it.
 
@@ -39,6 +41,8 @@ def load_pretrained(folder: str | os.PathLike[str], *, kind: Kind | None = None)
         unknown or misshapen; all of them are named.
     """
     folder = Path(folder)
+    if not (folder / "config.json").exists() and originals.is_original(folder):
+        return originals.load_original(folder, kind)
     settings = read_json(folder / "config.json")
     model_type = settings.get("model_type")
     if model_type in bert_config.FAMILIES:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import io
 import os
 import zipfile
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from transformer_jax.errors import UserError
-from transformer_jax.interop.torch_pickle import Refused, StateDictPickle, Tensor
+from transformer_jax.interop.torch_pickle import CheckpointPickle, Refused, StateDictPickle, Tensor
 
 _ZIP_START = b"PK\x03\x04"
 _OLD_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickle of torch's magic number
 _OLD_VERSION = 1001
 _CHUNK = 1 << 24
+
+_Pick = Callable[[Any], Any]  # from what a pickle holds, the state dict
 
 
 def read_torch_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -26,13 +29,44 @@ def read_torch_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     Raises:
       UserError: the file cannot be read, is damaged, or holds more than a dict of tensors.
     """
+    return _read(path, StateDictPickle(), lambda held: held)
+
+
+def read_torch_checkpoint(
+    path: str | os.PathLike[str], part: str
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """A dict that torch.save wrote, and the tensors of the state dict that is its entry `part`.
+
+    Objects in it are of the class `torch_pickle.Record`, and tensors of `torch_pickle.Tensor`.
+    Nothing in the file is run.
+
+    Raises:
+      UserError: the file cannot be read or is damaged; or there is no such state dict in it.
+    """
+    found: dict[str, Any] = {}
+
+    def pick(held: Any) -> Any:
+        if not isinstance(held, dict) or part not in held:
+            names = ", ".join(f"{name!r:.40}" for name in held) if isinstance(held, dict) else ""
+            what = f"a dict of {names:.200}" if names else f"a {type(held).__name__}"
+            raise Refused(f"has no entry {part!r}; it is {what}. Give a training checkpoint.")
+        found.update(held)
+        return held[part]
+
+    tensors = _read(path, CheckpointPickle(), pick)
+    return found, tensors
+
+
+def _read(
+    path: str | os.PathLike[str], pickle: StateDictPickle, pick: _Pick
+) -> dict[str, np.ndarray]:
     try:
         with open(path, "rb") as file:
             start = file.read(len(_OLD_START))
             if start.startswith(_ZIP_START):
-                tensors, storages = _read_zip(file)
+                tensors, storages = _read_zip(file, pickle, pick)
             elif start == _OLD_START:
-                tensors, storages = _read_old(file)
+                tensors, storages = _read_old(file, pickle, pick)
             else:
                 raise Refused(
                     f"is not a PyTorch checkpoint: it begins with {start!r}. Check that it was "
@@ -51,7 +85,9 @@ def read_torch_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         ) from error
 
 
-def _read_zip(file: BinaryIO) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
+def _read_zip(
+    file: BinaryIO, pickle: StateDictPickle, pick: _Pick
+) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
     """The tensors of a file of torch >= 1.6, and the bytes of their storages."""
     with zipfile.ZipFile(file) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
@@ -81,19 +117,20 @@ def _read_zip(file: BinaryIO) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]
                 f"has the byte order {order!r:.40}, which is not supported. Save it again as "
                 f"safetensors."
             )
-        pickle = StateDictPickle()
-        tensors = _checked(pickle.load(io.BytesIO(read("data.pkl").tobytes())))
+        tensors = _checked(pick(pickle.load(io.BytesIO(read("data.pkl").tobytes()))))
         used = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
         return tensors, {key: read(f"data/{key}", used[key].size) for key in used}
 
 
-def _read_old(file: BinaryIO) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
+def _read_old(
+    file: BinaryIO, pickle: StateDictPickle, pick: _Pick
+) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
     """The same of an older file, which stands behind its magic number."""
     if StateDictPickle().load(file) != _OLD_VERSION:
         raise Refused("has an unknown version of the old format. Save it again with torch.save.")
     StateDictPickle().load(file)  # on the machine that wrote it; storages are always little-endian
-    pickle = StateDictPickle()
-    tensors = _checked(pickle.load(file))
+    tensors = _checked(pick(pickle.load(file)))
+    used = {tensor.storage.key for tensor in tensors.values()}
     keys = sorted(pickle.storages)
     if StateDictPickle().load(file) != keys:
         raise ValueError("its list of storages is not that of its tensors")
@@ -106,7 +143,10 @@ def _read_old(file: BinaryIO) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]
             )
         if storage.size > _size_of(file) - file.tell():
             raise ValueError(f"it ends within storage {key!r:.40}")
-        storages[key] = _read_bytes(file, storage.size)
+        if key in used:
+            storages[key] = _read_bytes(file, storage.size)
+        else:
+            file.seek(storage.size, os.SEEK_CUR)
     return tensors, storages
 
 
@@ -131,7 +171,11 @@ def _checked(value: Any) -> dict[str, Tensor]:
         raise Refused(
             f"holds a {type(value).__name__}, not a dict of tensors. Save model.state_dict()."
         )
-    others = [name for name, entry in value.items() if not isinstance(entry, Tensor)]
+    others = [
+        name
+        for name, entry in value.items()
+        if not isinstance(name, str) or not isinstance(entry, Tensor)
+    ]
     if others:
         names = ", ".join(f"{name!r:.60} ({type(value[name]).__name__})" for name in others[:5])
         raise Refused(

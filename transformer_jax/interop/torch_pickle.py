@@ -21,6 +21,22 @@ class Refused(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
+class ClassName:
+    """A class or function that a file names, and that nobody looks up."""
+
+    name: str
+
+
+@dataclasses.dataclass(eq=False)
+class Record:
+    """What a file says of an object: the name of its class, what made it, its attributes."""
+
+    name: str
+    arguments: Any
+    state: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Storage:
     """A run of `count` elements, whose bytes stand elsewhere in the file."""
 
@@ -145,6 +161,42 @@ class StateDictPickle:
                 if kind == "storage" and view in ([], [None]) and count >= 0 and storage == known:
                     return storage
         raise ValueError("a storage is not of a known kind")
+
+
+class CheckpointPickle(StateDictPickle):
+    """The same for a training checkpoint: it takes objects of any class, as a Record of each.
+
+    Nothing is looked up, imported or called for them. What an object holds as a list or a dict,
+    beside its attributes, is dropped.
+    """
+
+    def _step(self, opcode: str, argument: Any) -> None:
+        stack = self._stack
+        match opcode:
+            case "GLOBAL":
+                stack.append(_GLOBALS.get(argument, ClassName(argument.replace(" ", "."))))
+            case "REDUCE" | "NEWOBJ" if isinstance(stack[-2], ClassName):
+                arguments = stack.pop()
+                stack.append(Record(stack.pop().name, arguments))
+            case "BUILD" if isinstance(stack[-2], Record):
+                state = stack.pop()
+                stack[-1].state = state
+            case _:
+                super()._step(opcode, argument)
+
+    def _extend(self, items: list[Any]) -> None:
+        if not isinstance(self._stack[-1], Record):
+            super()._extend(items)
+
+    def _update(self, items: list[Any]) -> None:
+        """As in a state dict, and the numbers of parameters may be keys."""
+        owner = self._stack[-1]
+        if isinstance(owner, Record):
+            return
+        if isinstance(owner, dict) and all(type(key) in (str, int) for key in items[::2]):
+            owner.update(zip(items[::2], items[1::2], strict=True))
+        else:
+            super()._update(items)
 
 
 # What torch's functions of these names do. The arguments are whatever the file says.
