@@ -3,7 +3,9 @@
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
+from tests.interop import test_fairseq as fairseq
 from transformer_jax import load_pretrained
 from transformer_jax.cli import export as export_cli
 from transformer_jax.cli import train as train_cli
@@ -41,3 +43,17 @@ def test_what_is_not_there_is_named(translation_run, tmp_path, capfd, option):
     err = capfd.readouterr().err
     assert err.startswith("export: ") and option[1] in err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_fairseq_checkpoint_becomes_a_folder_with_a_report(tmp_path, capfd):
+    fairseq.write(tmp_path / "model.pt", fairseq.state())
+    output = tmp_path / "roberta"
+    options = ["--model", str(tmp_path / "model.pt"), "--output", str(output), "--report"]
+    assert export_cli.main(options) == 0
+    *report, last = capfd.readouterr().out.splitlines()
+    assert last == f"written: {output}"
+    loaded = load_pretrained(output)
+    tensors = safetensors.numpy.load_file(output / "model.safetensors")
+    assert len(report) == len(tensors) and loaded.kind == "masked_lm"
+    want = load_pretrained(tmp_path / "model.pt")
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, want.params)

@@ -1,4 +1,4 @@
-"""Writes a run as a folder that `transformers` loads.
+"""Writes a run, or a checkpoint of fairseq or Google, as a folder that `transformers` loads.
 
 `python -m transformer_jax.cli.export --model DIR --output FOLDER`
 """
@@ -10,11 +10,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformer_jax.cli.model_folder import pretrained_of
-from transformer_jax.cli.run_config import read_run_config
+from transformer_jax.cli.model_folder import open_pretrained
 from transformer_jax.errors import UserError
+from transformer_jax.interop.bert import PretrainedBert, report
 from transformer_jax.interop.huggingface import save_pretrained
-from transformer_jax.training.restore import restore_run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,18 +23,21 @@ def main(argv: Sequence[str] | None = None) -> int:
       0; 1 after an error of the user's.
     """
     parser = argparse.ArgumentParser(prog="export", description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="folder of a run of train.py")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write")
-    parser.add_argument("--step", help="a step, latest (default), or best")
-    parser.add_argument("--average", type=int, help="newest checkpoints to average")
+    add = parser.add_argument
+    add("--model", type=Path, required=True, help="a run of train.py, or another's model")
+    add("--output", type=Path, required=True, help="folder to write")
+    add("--step", help="a step, latest (default), or best")
+    add("--average", type=int, help="newest checkpoints to average")
+    add("--report", action="store_true", help="of a BERT: a line for each tensor")
     args = parser.parse_args(argv)
     try:
-        config = read_run_config(args.model)
-        run = restore_run(config, args.model, step=args.step or "latest", average=args.average)
-        save_pretrained(args.output, pretrained_of(run))
+        found, _ = open_pretrained(args.model, step=args.step, average=args.average)
+        save_pretrained(args.output, found)
     except UserError as error:
         print(f"export: {error}", file=sys.stderr)
         return 1
+    if args.report and isinstance(found, PretrainedBert):
+        print("\n".join(report(found)))
     print(f"written: {args.output}")
     return 0
 

@@ -49,6 +49,22 @@ class TranslationModel:
         )
 
 
+def open_pretrained(
+    folder: Path, *, step: str | None = None, average: int | None = None
+) -> tuple[Pretrained, Mesh | None]:
+    """What `load_pretrained` reads, or the same of a run; and a run's mesh.
+
+    Raises:
+      UserError: it is neither, or is damaged, or has no such step.
+    """
+    if is_pretrained(folder):
+        if step is not None or average is not None:
+            raise UserError(f"--step and --average are of runs, and {folder} is none.")
+        return load_pretrained(folder), None
+    run = restore_run(read_run_config(folder), folder, step=step or "latest", average=average)
+    return pretrained_of(run), run.mesh
+
+
 def open_any(
     folder: Path, *, step: str | None = None, average: int | None = None
 ) -> TranslationModel | PretrainedBert:
@@ -57,13 +73,7 @@ def open_any(
     Raises:
       UserError: it is neither, or is damaged, or has no such step.
     """
-    if is_pretrained(folder):
-        if step is not None or average is not None:
-            raise UserError(f"--step and --average are of runs, and {folder} is none.")
-        found, mesh = load_pretrained(folder), None
-    else:
-        run = restore_run(read_run_config(folder), folder, step=step or "latest", average=average)
-        found, mesh = pretrained_of(run), run.mesh
+    found, mesh = open_pretrained(folder, step=step, average=average)
     if isinstance(found, PretrainedBert):
         return found
     return TranslationModel(found.model, found.params, found.tokenizer, found.search, mesh)
