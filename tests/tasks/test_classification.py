@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.interop import test_fairseq as fairseq
+from tests.interop.test_originals import write_dictionary
 from transformer_jax import Bert, BertConfig, save_pretrained
 from transformer_jax.cli import evaluate, train
 from transformer_jax.data.pipeline import DataState
@@ -229,3 +231,23 @@ def test_without_a_start_it_is_asked_for(tmp_path, flags, capfd):
 def test_settings_that_cannot_be_are_refused(settings):
     with pytest.raises(ValueError, match=f"data.{next(iter(settings))}="):
         ClassificationData(**(ROWS | settings))
+
+
+def test_it_starts_from_an_original_checkpoint(tmp_path, flags, capfd):
+    write_dictionary(tmp_path)
+    size = 5 + len((tmp_path / "dict.txt").read_text().splitlines())
+    tensors = fairseq.state()
+    for name in list(tensors):
+        if name.endswith(("embed_tokens.weight", "lm_head.bias")):
+            tensors[name] = np.resize(tensors[name], (size, *tensors[name].shape[1:]))
+    for name in list(tensors):
+        if name.endswith("embed_positions.weight"):
+            tensors[name] = np.resize(tensors[name], (18, 6))
+    fairseq.write(tmp_path / "model.pt", tensors, args=fairseq.ARGS | {"max_positions": 16})
+    folder = write_texts(tmp_path)
+    here = [*flags, "--data.path", str(folder), "--train.stop_at", "1"]
+    place = here.index("--train.init_from") + 1
+    here[place] = str(tmp_path / "model.pt")
+    assert train.main(here) == 0, capfd.readouterr().err
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["model"]["first_position"] == 2 and config["model"]["num_layers"] == 2

@@ -9,7 +9,7 @@ from transformer_jax.cli.run_config import read_run_config
 from transformer_jax.errors import UserError
 from transformer_jax.interop.bert_config import FAMILIES, config_from
 from transformer_jax.interop.folders import read_json
-from transformer_jax.interop.huggingface import is_pretrained
+from transformer_jax.interop.huggingface import is_pretrained, load_pretrained
 from transformer_jax.models.bert import BertConfig
 from transformer_jax.tasks.encoder_start import PretrainedSizes
 from transformer_jax.training.config import ExperimentConfig
@@ -48,7 +48,7 @@ def _sizes(folder: Path) -> object:
     if not is_pretrained(folder):
         return read_run_config(folder).model
     path = folder / "config.json"
+    if not path.exists():  # an original checkpoint, whose sizes are in what holds its weights
+        return load_pretrained(folder, kind="encoder").config
     settings = read_json(path)
-    if settings["model_type"] not in FAMILIES:
-        return None
-    return config_from(settings, str(path))
+    return config_from(settings, str(path)) if settings["model_type"] in FAMILIES else None

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from transformer_jax.data.encoder_tokenizer import EncoderTokenizer
 from transformer_jax.errors import UserError
 from transformer_jax.interop import bert, bert_config, marian, marian_config, originals
 from transformer_jax.interop.bert import Kind, PretrainedBert
+from transformer_jax.interop.bert_tokenizer import load_bert_tokenizer
 from transformer_jax.interop.folders import read_json
 from transformer_jax.interop.marian import PretrainedTransformer
 
@@ -20,6 +22,18 @@ def is_pretrained(folder: str | os.PathLike[str]) -> bool:
     """Whether `load_pretrained` reads it, and it is no run: a config.json names a model_type."""
     path = Path(folder) / "config.json"
     return path.exists() and "model_type" in read_json(path) or originals.is_original(Path(folder))
+
+
+def pretrained_tokenizer(folder: str | os.PathLike[str]) -> EncoderTokenizer | None:
+    """The tokenizer of an encoder that `load_pretrained` reads; None if it has none.
+
+    Raises:
+      UserError: it is damaged, or of a kind that cannot be read.
+    """
+    path = Path(folder)
+    if not (path / "config.json").exists() and originals.is_original(path):
+        return originals.original_tokenizer(path)
+    return load_bert_tokenizer(path)
 
 
 def load_pretrained(folder: str | os.PathLike[str], *, kind: Kind | None = None) -> Pretrained:

@@ -37,14 +37,22 @@ def load_original(path: Path, kind: Kind | None = None) -> PretrainedBert:
     file = _fairseq_file(path)
     if file is not None:
         settings, tensors = read_fairseq(file)
-        folder, tokenizer = file.parent, _fairseq_tokenizer(file.parent)
     else:
         settings, tensors = read_tensorflow_checkpoint(path)
-        folder = path if path.is_dir() else path.parent
-        tokenizer = _google_tokenizer(folder)
     where = str(file or path)
     found = bert_from(tensors, settings, kind, where=where, weights=where)
-    return dataclasses.replace(found, tokenizer=tokenizer).checked(str(folder))
+    return dataclasses.replace(found, tokenizer=original_tokenizer(path)).checked(where)
+
+
+def original_tokenizer(path: Path) -> EncoderTokenizer | None:
+    """The tokenizer beside a checkpoint, see `load_original`; None if its files are not there.
+
+    Raises:
+      UserError: they are damaged.
+    """
+    if (file := _fairseq_file(path)) is not None:
+        return _fairseq_tokenizer(file.parent)
+    return _google_tokenizer(path if path.is_dir() else path.parent)
 
 
 def _fairseq_file(path: Path) -> Path | None:

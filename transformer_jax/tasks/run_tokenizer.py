@@ -14,8 +14,7 @@ from transformer_jax.data.sentencepiece_encoder import SentencePieceEncoder
 from transformer_jax.data.subword_tokenizers import load_tokenizer
 from transformer_jax.data.wordpiece import WordPieceTokenizer
 from transformer_jax.errors import UserError
-from transformer_jax.interop.bert_tokenizer import load_bert_tokenizer
-from transformer_jax.interop.huggingface import is_pretrained
+from transformer_jax.interop.huggingface import is_pretrained, pretrained_tokenizer
 
 # The first of these that a folder has; with vocab.json goes a merges.txt.
 _FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.txt", "vocab.json")
@@ -87,7 +86,7 @@ def open_tokenizer(path: Path, lowercase: bool) -> EncoderTokenizer:
     Raises:
       UserError: it is missing or damaged.
     """
-    if path.is_dir() and is_pretrained(path) and (tokenizer := load_bert_tokenizer(path)):
+    if is_pretrained(path) and (tokenizer := pretrained_tokenizer(path)):
         return tokenizer
     found = find_tokenizer(path)
     if found.suffix == ".txt":
