@@ -16,7 +16,7 @@ from transformer_jax.objectives.corruption import MaskingConfig
 from transformer_jax.parallel.mesh import MeshConfig
 from transformer_jax.tasks.masked_lm import MaskedLmConfig
 from transformer_jax.tasks.masked_lm_eval import unigram_baseline, wilson_interval
-from transformer_jax.training.loop import make_mean_loss
+from transformer_jax.training.loop import make_mean_loss, make_terms
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -80,7 +80,7 @@ def params(task):
 
 def test_metrics_are_those_counted_by_hand(task, params, text_folder):
     evaluation = task.evaluate(params, "test")
-    means = make_mean_loss(task, task.mesh)(params, "test")
+    means = make_mean_loss(task, task.mesh, make_terms(task))(params, "test")
     found, targets, unigram, frequent = by_hand(task, params, "test", text_folder)
     interval = binomtest(int(found["pairs_right"]), found["pairs"]).proportion_ci(method="wilson")
     assert len(targets) > 50 and found["pairs"] > 10

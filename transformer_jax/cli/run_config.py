@@ -12,6 +12,10 @@ from transformer_jax.tasks.classification import ClassificationConfig
 from transformer_jax.tasks.classification_data import ClassificationData
 from transformer_jax.tasks.distillation import DistillationConfig
 from transformer_jax.tasks.masked_lm import MaskedLmConfig
+from transformer_jax.tasks.reading import ReadingConfig
+from transformer_jax.tasks.reading_data import ReadingData
+from transformer_jax.tasks.tagging import TaggingConfig
+from transformer_jax.tasks.tagging_data import TaggingData
 from transformer_jax.tasks.translation import TranslationConfig
 from transformer_jax.tasks.translation_data import TranslationData
 from transformer_jax.training.config import ExperimentConfig
@@ -24,6 +28,8 @@ CLASSES = classes_in(
         ExperimentConfig(MaskedLmConfig(), BertConfig(), BertData()),
         DistillationConfig(),
         ExperimentConfig(ClassificationConfig(), BertConfig(), ClassificationData()),
+        ExperimentConfig(ReadingConfig(), BertConfig(), ReadingData()),
+        ExperimentConfig(TaggingConfig(), BertConfig(), TaggingData()),
     )
 )
 

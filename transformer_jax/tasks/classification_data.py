@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from transformer_jax.data.encoder_tokenizer import EncoderTokenizer
@@ -29,10 +27,8 @@ from transformer_jax.data.text_examples import (
     text_examples,
 )
 from transformer_jax.errors import UserError
-from transformer_jax.files import write_whole
+from transformer_jax.tasks.run_labels import labels_of_run
 from transformer_jax.typing import Batch
-
-_LABELS = "labels.json"  # in a run's folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,36 +192,18 @@ def run_labels(data: ClassificationData, workdir: Path) -> tuple[str, ...]:
     Raises:
       UserError: the data is missing or malformed, or has a single class.
     """
-    path = workdir / _LABELS
-    if (workdir / "config.json").exists() and path.exists():
-        return read_labels(workdir)
+    return labels_of_run(workdir, functools.partial(_find_labels, data))
+
+
+def _find_labels(data: ClassificationData) -> list[str]:
     if not data.has_classes:
-        labels: list[str] = []
-    elif (name := data.glue_name) is not None:
-        labels = list(glue_task(name).labels)
-    else:
-        labels = label_names(data.read("train")[0])
-        if len(labels) < 2:
-            raise UserError(
-                f"{data.path}: all training examples have the label {labels[0]!r}. Classes are two "
-                f"or more; --data.regression predicts numbers."
-            )
-    if jax.process_index() == 0:
-        write_whole(path, (json.dumps(labels) + "\n").encode())
-    return tuple(labels)
-
-
-def read_labels(workdir: Path) -> tuple[str, ...]:
-    """The classes of a run that has begun.
-
-    Raises:
-      UserError: the file is missing or damaged.
-    """
-    path = workdir / _LABELS
-    try:
-        labels = json.loads(path.read_bytes())
-        if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels):
-            raise ValueError("it is no list of names")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    return tuple(labels)
+        return []
+    if (name := data.glue_name) is not None:
+        return list(glue_task(name).labels)
+    labels = label_names(data.read("train")[0])
+    if len(labels) < 2:
+        raise UserError(
+            f"{data.path}: all training examples have the label {labels[0]!r}. Classes are two or "
+            f"more; --data.regression predicts numbers."
+        )
+    return labels

@@ -1,0 +1,226 @@
+"""Fine-tuning: finding the answer to a question in a text (arXiv:1810.04805, sections 4.2, 4.3)."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from transformer_jax.data.pipeline import DataState
+from transformer_jax.data.squad import Question
+from transformer_jax.errors import UserError
+from transformer_jax.models.bert import BertConfig
+from transformer_jax.models.bert_tasks import BertReader
+from transformer_jax.parallel.sharding import TRANSFORMER_RULES, Rules, constrain_activations
+from transformer_jax.tasks.answer_search import Answer, best_text, final_answer, null_odds
+from transformer_jax.tasks.encoder_start import adopt_encoder, encoder_tokenizer
+from transformer_jax.tasks.reader import Reader
+from transformer_jax.tasks.reading_data import ReadingData, ReadingRows, read_split
+from transformer_jax.tasks.squad_metrics import best_threshold, squad_scores
+from transformer_jax.tasks.task import Evaluation
+from transformer_jax.typing import Array, Batch, Params, Terms
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadingConfig:
+    """The objective: cross-entropy of where the answer starts and of where it ends.
+
+    Attributes:
+      max_answer_tokens: the most tokens of an answer that an evaluation gives.
+    """
+
+    max_answer_tokens: int = 30
+
+    def __post_init__(self) -> None:
+        if self.max_answer_tokens < 1:
+            raise ValueError(f"task.max_answer_tokens={self.max_answer_tokens} must be at least 1.")
+
+    def build(
+        self,
+        *,
+        model: BertConfig,
+        data: ReadingData,
+        batch_size: int,
+        seed: int,
+        workdir: Path,
+        mesh: Mesh,
+    ) -> Reading:
+        """Copies the tokenizer, or loads the run's own.
+
+        Raises:
+          UserError: there is no tokenizer, or the model is too small for it or for the windows.
+        """
+        return Reading(self, model, data, batch_size, seed, workdir, mesh)
+
+
+class Reading:
+    """The task; see `Task` for its members, and `adopt_params`."""
+
+    sharding_rules: Rules = TRANSFORMER_RULES
+    coefficients: Mapping[str, float] = {"start": 0.5, "end": 0.5}
+
+    def __init__(
+        self,
+        config: ReadingConfig,
+        model: BertConfig,
+        data: ReadingData,
+        batch_size: int,
+        seed: int,
+        workdir: Path,
+        mesh: Mesh,
+    ) -> None:
+        self.config, self.data = config, data
+        self.batch_size, self.seed, self.mesh = batch_size, seed, mesh
+        if data.longest > model.max_positions:
+            raise UserError(
+                f"Windows have up to {data.longest} tokens, and the model {model.max_positions} "
+                f"positions. Set --data.example_length {model.max_positions}."
+            )
+        self.tokenizer = encoder_tokenizer(data.tokenizer, data.lowercase, model, workdir)
+        self.model = BertReader(
+            dataclasses.replace(model, pooler=False), constrain=constrain_activations(mesh)
+        )
+        self._splits: dict[str, ReadingRows] = {}
+
+    def init_params(self, key: Array) -> Params:
+        """Fresh parameters; `adopt_params` puts a pretrained encoder in the place of theirs."""
+        return self.model.init(key, jnp.zeros((1, 2), jnp.int32))["params"]
+
+    def adopt_params(self, params: Params, fresh: Params) -> Params:
+        """The encoder of these parameters, and a fresh head."""
+        return adopt_encoder(params, fresh)
+
+    def loss_terms(self, params: Params, batch: Batch, key: Array | None) -> Terms:
+        """The losses of the first and of the last token of the answer."""
+        logits: Any = self.model.apply(
+            {"params": params},
+            batch["tokens"],
+            segments=batch["segments"],
+            positions=batch["positions"],
+            token_types=batch["token_types"] if self.model.config.type_vocab_size > 1 else None,
+            deterministic=key is None,
+            rngs=None if key is None else {"dropout": key},
+        )
+        segments, weights = batch["segments"], batch["weights"]
+        return {
+            name: place_cross_entropy(side, batch[f"{name}s"], segments, weights)
+            for name, side in zip(("start", "end"), logits, strict=True)
+        }
+
+    def train_batches(
+        self, start: DataState, process_index: int, process_count: int
+    ) -> Iterator[tuple[Batch, DataState]]:
+        """Packed rows, others in each epoch."""
+        rows = self._split("train")
+        return rows.batches(self.seed, start, self.batch_size, process_index, process_count)
+
+    def eval_batches(self, split: str, process_index: int, process_count: int) -> Iterable[Batch]:
+        """Packed rows of one pass."""
+        for batch, following in self._split(split).batches(
+            0, DataState(), self.batch_size, process_index, process_count
+        ):
+            yield batch
+            if following.epoch:
+                break
+
+    def count_tokens(self, batch: Batch) -> int:
+        """Tokens that are not padding."""
+        return int(np.count_nonzero(batch["segments"]))
+
+    def evaluate(self, params: Params, split: str) -> Evaluation:
+        """The figures of SQuAD 1.1; of 2.0 where there are questions that have no answer."""
+        reader = Reader(
+            self.model,
+            params,
+            self.tokenizer,
+            mesh=self.mesh,
+            max_tokens=self.data.longest,
+            stride=self.data.stride,
+            max_question_tokens=self.data.max_question_tokens,
+        )
+        questions = self._split(split).questions
+        null = any(question.impossible for question in questions)
+        most = self.config.max_answer_tokens
+        return score_answers(questions, reader(questions, null=null, max_answer_tokens=most))
+
+    @functools.cached_property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """What the batches depend on."""
+        return {
+            "examples": self._split("train").fingerprint,
+            "tokenizer": self.tokenizer.fingerprint,
+            "row": [self.data.row_length, self.data.places],
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+        }
+
+    @functools.cached_property
+    def summary(self) -> str:
+        """Sizes of the data, and how well rows are filled."""
+        train, valid = self._split("train"), self._split("valid")  # read now: what is bad shows
+        plan = train.plan(0, seed=self.seed)
+        filled = len(train.examples.tokens.tokens) / (len(plan) * self.data.row_length)
+        whole = np.count_nonzero(train.answers[:, 0])
+        return (
+            f"{self.data.path}: {len(train.questions):,} questions in {len(train.examples):,} "
+            f"windows, {whole:,} of them with an answer; to validate {len(valid.questions):,}\n"
+            f"{len(plan):,} rows of {self.data.row_length} tokens an epoch, filled {filled:.1%}"
+        )
+
+    def _split(self, split: str) -> ReadingRows:
+        if split not in self._splits:
+            self._splits[split] = read_split(self.data, split, self.tokenizer)
+        return self._splits[split]
+
+
+def place_cross_entropy(
+    logits: Array, places: Array, segments: Array, weights: Array
+) -> tuple[Array, Array]:
+    """Cross-entropy of a token of each packed example, among the tokens of that example alone.
+
+    Args:
+      logits: [B,T].
+      places: int [B,E], where in its row the right token of each example stands.
+      segments: int [B,T], the number of the example in its row, from 1.
+      weights: [B,E], 0 where there is no example.
+
+    Returns:
+      The weighted sum of the losses and the sum of the weights, float32 [], [].
+    """
+    logits, weights = logits.astype(jnp.float32), weights.astype(jnp.float32)
+    inside = segments[:, None] == jnp.arange(1, places.shape[1] + 1)[:, None]  # [B,E,T]
+    inside |= (weights == 0.0)[..., None]  # a sum over no token would be -inf, and NaN times 0
+    normalizer = jax.nn.logsumexp(jnp.where(inside, logits[:, None], -jnp.inf), axis=-1)
+    right = jnp.take_along_axis(logits, places, axis=1)
+    return jnp.sum((normalizer - right) * weights), jnp.sum(weights)
+
+
+def score_answers(questions: Sequence[Question], found: Sequence[Sequence[Answer]]) -> Evaluation:
+    """The official figures, and five questions to read.
+
+    Args:
+      questions: one or more.
+      found: the answers to each, with that there is none if this is so of any question.
+    """
+    pairs = list(zip(questions, found, strict=True))
+    given = {question.id: final_answer(answers) for question, answers in pairs}
+    metrics: dict[str, Any] = squad_scores(questions, given)
+    if any(question.impossible for question in questions):
+        texts = {question.id: best_text(answers) for question, answers in pairs}
+        odds = {question.id: null_odds(answers) for question, answers in pairs}
+        metrics |= best_threshold(questions, texts, odds)
+    lines = [f"{name}: {value:.4g}" for name, value in metrics.items() if "total" not in name]
+    lines += [f"questions: {len(questions):,}"]
+    for i in np.linspace(0, len(questions) - 1, min(5, len(questions))).astype(int):
+        true = dict.fromkeys(text for text, _ in questions[i].answers)
+        lines += ["", f"question  {questions[i].question.strip()}"]
+        lines += [f"true      {' | '.join(true) or '(none)'}"]
+        lines += [f"found     {given[questions[i].id] or '(none)'}"]
+    return Evaluation(metrics, "\n".join(lines))
