@@ -1,7 +1,12 @@
 """All tests run on 8 simulated devices; what is not told otherwise uses the first."""
 
 import itertools
+import os
 import tempfile
+
+# Tiny programs run as fast without most optimizations, which take half of the time of the tests;
+# also in the processes that tests start. tests/parity has them all.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
 import pytest

@@ -20,7 +20,7 @@ SMALL = (
     "--train.batch-size 16 --train.microbatches 2 --train.stop-at 2 --train.log-every 1 "
     "--data.row-length 64"
 ).split()
-FINE_TUNED = ["answer", "classify", "tag"]  # see tests/tasks
+FINE_TUNED = ["answer", "choose", "classify", "tag"]  # see tests/tasks
 CONTINUES = {"bert_large_512": "bert_large", "biobert": "bert_base", "distilbert": "bert_base"}
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from tests.cli.encoders import WORDS, alone, write_encoder
 from tests.tasks import test_reading as reading
+from tests.tasks.fine_tuning import flags, write_start
 from transformer_jax.cli import answer as answer_cli
 from transformer_jax.cli import export, train
 from transformer_jax.data.wordpiece import WordPieceTokenizer
@@ -151,10 +152,12 @@ def test_a_run_answers_as_the_folder_does_that_it_is_exported_to(tmp_path, monke
     tokenizer = WordPieceTokenizer.train(
         reading.WORDS * 4, tmp_path / "tokenizer.json", vocab_size=90, lowercase=True
     )
-    start = reading.write_start(tmp_path / "start", tokenizer)
+    start = write_start(tmp_path / "start", reading.MODEL, tokenizer)
     steps = "--train.steps 6 --train.log_every 6 --train.checkpoint_every 6".split()
     run, exported = tmp_path / "run", tmp_path / "exported"
-    assert train.main(reading.flags(folder, start, run, *steps)) == 0, capfd.readouterr().err
+    assert train.main(flags("answer", folder, start, run, reading.ROWS, *steps)) == 0, (
+        capfd.readouterr().err
+    )
     assert export.main(["--model", str(run), "--output", str(exported)]) == 0
     capfd.readouterr()
     settings = json.loads((exported / "config.json").read_text())

@@ -1,6 +1,5 @@
 """A folder of text that encoders are pretrained on."""
 
-import jax
 import pytest
 
 from tests.tasks.small_texts import write_texts
@@ -10,11 +9,3 @@ from tests.tasks.small_texts import write_texts
 def text_folder(tmp_path_factory):
     """A folder with train.txt, valid.txt and test.txt: documents of short sentences."""
     return write_texts(tmp_path_factory.mktemp("texts"))
-
-
-@pytest.fixture(scope="module")
-def quick_compilation():
-    """Tiny programs run as fast without most optimizations, which take half of the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)

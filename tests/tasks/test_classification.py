@@ -3,27 +3,24 @@
 import dataclasses
 import json
 import random
-from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests.interop import test_fairseq as fairseq
 from tests.interop.test_originals import write_dictionary
-from transformer_jax import Bert, BertConfig, save_pretrained
+from tests.tasks.fine_tuning import flags as run_flags
+from tests.tasks.fine_tuning import write_start
+from transformer_jax import BertConfig
 from transformer_jax.cli import evaluate, train
 from transformer_jax.data.pipeline import DataState
 from transformer_jax.data.wordpiece import WordPieceTokenizer
 from transformer_jax.errors import UserError
-from transformer_jax.interop.bert import PretrainedBert
 from transformer_jax.parallel.mesh import MeshConfig, make_mesh
 from transformer_jax.parallel.sharding import put_batch
 from transformer_jax.tasks.classification import ClassificationConfig
 from transformer_jax.tasks.classification_data import ClassificationData
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 GOOD, BAD = "great fine lovely bright warm".split(), "awful poor dull grey cold".split()
 WORDS = [*GOOD, *BAD, *"the a film story with is and".split()]
@@ -59,12 +56,7 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory, tokenizer):
-    """A folder as of Hugging Face, with an encoder that has learnt nothing."""
-    tokens = jnp.zeros((1, 2), jnp.int32)
-    params = Bert(MODEL).init(jax.random.key(0), tokens)["params"]
-    folder = tmp_path_factory.mktemp("start") / "bert"
-    save_pretrained(folder, PretrainedBert(MODEL, "encoder", params, tokenizer))
-    return folder
+    return write_start(tmp_path_factory.mktemp("start") / "bert", MODEL, tokenizer)
 
 
 def build(start, folder, workdir, *, devices=1, model=MODEL, seed=0, **data):
@@ -78,12 +70,8 @@ def build(start, folder, workdir, *, devices=1, model=MODEL, seed=0, **data):
 
 @pytest.fixture
 def flags(tmp_path, start):
-    config = Path(train.__file__).parents[2] / "configs" / "classify.py"
-    shape = [part for name, x in ROWS.items() for part in (f"--data.{name}", str(x))]
-    speed = "--optimizer.schedule.peak 5e-3 --optimizer.schedule.warmup 10 --train.batch_size 8"
     more = "--train.steps 150 --train.log_every 50 --train.checkpoint_every 150"
-    where = ["--train.init_from", str(start), "--workdir", str(tmp_path / "run")]
-    return ["--config", str(config), *shape, *speed.split(), *more.split(), *where]
+    return run_flags("classify", tmp_path, start, tmp_path / "run", ROWS, *more.split())
 
 
 @pytest.mark.parametrize("kind", ["classes", "pairs", "scores"])

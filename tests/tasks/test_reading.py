@@ -4,21 +4,20 @@ import dataclasses
 import json
 import math
 import random
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from transformer_jax import Bert, BertConfig, save_pretrained
+from tests.tasks.fine_tuning import flags, scrambled, write_start
+from transformer_jax import BertConfig
 from transformer_jax.cli import evaluate, train
 from transformer_jax.data.byte_bpe import ByteBpeTokenizer
 from transformer_jax.data.pipeline import DataState
 from transformer_jax.data.squad import read_squad
 from transformer_jax.data.wordpiece import WordPieceTokenizer
 from transformer_jax.errors import UserError
-from transformer_jax.interop.bert import PretrainedBert
 from transformer_jax.models.bert_tasks import BertReader
 from transformer_jax.parallel.mesh import MeshConfig, make_mesh
 from transformer_jax.parallel.sharding import put_batch
@@ -26,8 +25,6 @@ from transformer_jax.tasks.answer_search import Answer
 from transformer_jax.tasks.reader import Reader
 from transformer_jax.tasks.reading import ReadingConfig, place_cross_entropy, score_answers
 from transformer_jax.tasks.reading_data import ReadingData, read_split
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 KINDS = {
     "colour": ["red", "green", "blue"],
@@ -84,17 +81,9 @@ def byte_tokenizer(tmp_path_factory):
     return ByteBpeTokenizer.train(WORDS * 4, file, vocab_size=280)
 
 
-def write_start(folder, tokenizer):
-    """A folder as of Hugging Face, with an encoder that has learnt nothing."""
-    tokens = jnp.zeros((1, 2), jnp.int32)
-    params = Bert(MODEL).init(jax.random.key(0), tokens)["params"]
-    save_pretrained(folder, PretrainedBert(MODEL, "encoder", params, tokenizer))
-    return folder
-
-
 @pytest.fixture(scope="module")
 def start(tmp_path_factory, tokenizer):
-    return write_start(tmp_path_factory.mktemp("start") / "bert", tokenizer)
+    return write_start(tmp_path_factory.mktemp("start") / "bert", MODEL, tokenizer)
 
 
 def build(start, folder, workdir, *, devices=1, model=MODEL, **data):
@@ -106,28 +95,12 @@ def build(start, folder, workdir, *, devices=1, model=MODEL, **data):
     )
 
 
-def flags(folder, start, workdir, *more):
-    config = Path(train.__file__).parents[2] / "configs" / "answer.py"
-    shape = [part for name, x in ROWS.items() for part in (f"--data.{name}", str(x))]
-    speed = "--optimizer.schedule.peak 5e-3 --optimizer.schedule.warmup 10 --train.batch_size 8"
-    where = ["--train.init_from", str(start), "--workdir", str(workdir), "--data.path", str(folder)]
-    return ["--config", str(config), *shape, *speed.split(), *where, *more]
-
-
-def scrambled(params, seed=1):
-    """Parameters of which every answer depends on every token."""
-    leaves, tree = jax.tree.flatten(params)
-    rng = np.random.default_rng(seed)
-    noise = [rng.normal(size=leaf.shape, scale=0.3).astype(np.float32) for leaf in leaves]
-    return jax.tree.unflatten(tree, [a + b for a, b in zip(leaves, noise, strict=True)])
-
-
 @pytest.mark.parametrize("kind", ["all told", "impossible", "long"])
 def test_from_a_folder_to_a_model_that_has_learnt(tmp_path, start, kind, capfd):
     folder = write_questions(tmp_path, impossible=kind == "impossible", long=kind == "long")
     steps = "400" if kind == "long" else "200"
     more = ["--train.steps", steps, "--train.checkpoint_every", steps]
-    arguments = flags(folder, start, tmp_path / "run", *more)
+    arguments = flags("answer", folder, start, tmp_path / "run", ROWS, *more)
     assert train.main(arguments) == 0, capfd.readouterr().err
     capfd.readouterr()
     assert evaluate.main(["--workdir", str(tmp_path / "run")]) == 0, capfd.readouterr().err

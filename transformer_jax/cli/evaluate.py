@@ -1,4 +1,9 @@
-"""Evaluates a run: `python eval.py --workdir DIR [--split test]`."""
+"""Evaluates a run: `python eval.py --workdir DIR [--split test]`.
+
+With --model in place of --workdir, a model that was fine-tuned elsewhere is evaluated:
+`python eval.py --model FOLDER --config configs/classify.py --data.path DATA`, where FOLDER is one
+of Hugging Face, and flags of train.py may follow.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from transformer_jax.cli.config_file import load_config, parse_overrides
+from transformer_jax.cli.evaluate_pretrained import evaluate_pretrained
 from transformer_jax.cli.run_config import read_run_config
 from transformer_jax.errors import UserError
 from transformer_jax.training.curves import draw_loss
@@ -22,25 +29,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
       0; 1 after an error of the user's.
     """
-    parser = argparse.ArgumentParser(prog="eval.py", description=__doc__)
-    parser.add_argument(
-        "--workdir",
-        type=Path,
-        required=True,
-        help="folder of the run, or of runs with several seeds",
-    )
-    parser.add_argument("--split", default="test", help="train, valid or test")
-    parser.add_argument(
-        "--step", default="latest", help="a step, latest, or best: by validation loss"
-    )
-    parser.add_argument(
-        "--average", type=int, help="newest checkpoints to average; default: as the config says"
-    )
-    parser.add_argument("--config", type=Path, help="a config file whose classes are your own")
-    parser.add_argument("--data.path", dest="data_path", help="where the data is now")
-    args = parser.parse_args(argv)
-    folders = seed_folders(args.workdir)
+    parser = _parser()
+    args, overrides = parser.parse_known_args(argv)
+    if overrides and args.model is None:
+        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
+    folders = [] if args.workdir is None else seed_folders(args.workdir)
     try:
+        if args.model is not None:
+            _evaluate_model(args, overrides)
+            return 0
         found = [_evaluate(folder, args) for folder in folders or [args.workdir]]
     except UserError as error:
         print(f"eval.py: {error}", file=sys.stderr)
@@ -49,6 +46,49 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(spread_table(spread(found)))
         print(to_line(spread(found)))
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="eval.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument(
+        "--workdir", type=Path, help="folder of the run, or of runs with several seeds"
+    )
+    which.add_argument("--model", type=Path, help="a Hugging Face folder of a fine-tuned model")
+    parser.add_argument("--split", default="test", help="train, valid or test")
+    parser.add_argument(
+        "--step", default="latest", help="of a run: a step, latest, or best: by validation loss"
+    )
+    parser.add_argument(
+        "--average",
+        type=int,
+        help="of a run: newest checkpoints to average; default: as the config says",
+    )
+    parser.add_argument(
+        "--config", type=Path, help="a config file, of a run one whose classes are your own"
+    )
+    parser.add_argument("--data.path", dest="data_path", help="where the data is now")
+    return parser
+
+
+def _evaluate_model(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Evaluates a model that is no run, and prints what is found."""
+    if args.config is None:
+        raise UserError("--model needs the task: name a config of it, --config configs/NAME.py.")
+    if args.step != "latest" or args.average is not None:
+        raise UserError("--step and --average are of runs, and --model names none.")
+    flags = ["--workdir", str(args.model), *overrides]
+    if args.data_path is not None:
+        flags += ["--data.path", args.data_path]
+    _, config = parse_overrides(load_config(args.config), flags, __doc__ or "")
+    metrics, report = evaluate_pretrained(args.model, config, args.split)
+    print(report, end="\n\n")
+    print(to_line({"split": args.split} | metrics))
 
 
 def _evaluate(workdir: Path, args: argparse.Namespace) -> dict[str, Any]:

@@ -16,10 +16,8 @@ from transformer_jax.interop.bert_names import Kind
 from transformer_jax.interop.huggingface import Pretrained, is_pretrained, load_pretrained
 from transformer_jax.interop.marian import PretrainedTransformer
 from transformer_jax.models.transformer import Transformer
-from transformer_jax.tasks.classification import Classification
+from transformer_jax.tasks.fine_tuning import FineTuning
 from transformer_jax.tasks.masked_lm import MaskedLm
-from transformer_jax.tasks.reading import Reading
-from transformer_jax.tasks.tagging import Tagging
 from transformer_jax.tasks.translation import Translation
 from transformer_jax.tasks.translation_search import Translator
 from transformer_jax.training.restore import RestoredRun, restore_run
@@ -128,16 +126,9 @@ def pretrained_of(run: RestoredRun) -> Pretrained:
         return PretrainedBert(
             config, "pretraining" if config.pooler else "masked_lm", params, task.tokenizer
         )
-    if isinstance(task, Classification):
-        dropout = task.config.head_dropout_rate
+    if isinstance(task, FineTuning):
+        dropout = task.model.head_dropout_rate
         return PretrainedBert(
-            task.model.config, "classification", params, task.tokenizer, task.labels, dropout
-        )
-    if isinstance(task, Reading):
-        return PretrainedBert(task.model.config, "reading", params, task.tokenizer)
-    if isinstance(task, Tagging):
-        dropout = task.config.head_dropout_rate
-        return PretrainedBert(
-            task.model.config, "tagging", params, task.tokenizer, task.labels, dropout
+            task.model.config, task.kind, params, task.tokenizer, task.labels, dropout
         )
     raise UserError(f"{type(task).__name__} has no form that `transformers` reads.")

@@ -10,6 +10,7 @@ from transformer_jax.errors import UserError
 from transformer_jax.interop.bert_config import FAMILIES, config_from
 from transformer_jax.interop.folders import read_json
 from transformer_jax.interop.huggingface import is_pretrained, load_pretrained
+from transformer_jax.interop.hub import local_folder
 from transformer_jax.models.bert import BertConfig
 from transformer_jax.tasks.encoder_start import PretrainedSizes
 from transformer_jax.training.config import ExperimentConfig
@@ -47,7 +48,7 @@ def with_sizes(config: ExperimentConfig, workdir: Path) -> ExperimentConfig:
 def _sizes(folder: Path) -> object:
     if not is_pretrained(folder):
         return read_run_config(folder).model
-    path = folder / "config.json"
+    path = local_folder(folder) / "config.json"
     if not path.exists():  # an original checkpoint, whose sizes are in what holds its weights
         return load_pretrained(folder, kind="encoder").config
     settings = read_json(path)

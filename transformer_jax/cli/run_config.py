@@ -8,6 +8,8 @@ from transformer_jax.cli.config_file import load_config
 from transformer_jax.models.bert import BertConfig
 from transformer_jax.models.transformer import TransformerConfig
 from transformer_jax.tasks.bert_data import BertData
+from transformer_jax.tasks.choosing import ChoosingConfig
+from transformer_jax.tasks.choosing_data import ChoosingData
 from transformer_jax.tasks.classification import ClassificationConfig
 from transformer_jax.tasks.classification_data import ClassificationData
 from transformer_jax.tasks.distillation import DistillationConfig
@@ -30,6 +32,7 @@ CLASSES = classes_in(
         ExperimentConfig(ClassificationConfig(), BertConfig(), ClassificationData()),
         ExperimentConfig(ReadingConfig(), BertConfig(), ReadingData()),
         ExperimentConfig(TaggingConfig(), BertConfig(), TaggingData()),
+        ExperimentConfig(ChoosingConfig(), BertConfig(), ChoosingData()),
     )
 )
 

@@ -14,6 +14,7 @@ from transformer_jax.errors import UserError
 
 _FILES = {"train": "train.csv", "valid": "val.csv", "test": "test.csv"}
 _ENDINGS = ("ending0", "ending1", "ending2", "ending3")
+NUM_CHOICES = len(_ENDINGS)
 _EXPECTED = (
     "SWAG is in the files train.csv, val.csv and test.csv, with a header and the columns sent1, "
     f"sent2, {', '.join(_ENDINGS)} and, but for test.csv, label."

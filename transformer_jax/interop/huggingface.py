@@ -11,6 +11,7 @@ from transformer_jax.interop import bert, bert_config, marian, marian_config, or
 from transformer_jax.interop.bert import Kind, PretrainedBert
 from transformer_jax.interop.bert_tokenizer import load_bert_tokenizer
 from transformer_jax.interop.folders import read_json
+from transformer_jax.interop.hub import local_folder
 from transformer_jax.interop.marian import PretrainedTransformer
 
 Pretrained = PretrainedBert | PretrainedTransformer
@@ -20,8 +21,9 @@ _TYPES = (*bert_config.FAMILIES, marian_config.MODEL_TYPE)
 
 def is_pretrained(folder: str | os.PathLike[str]) -> bool:
     """Whether `load_pretrained` reads it, and it is no run: a config.json names a model_type."""
-    path = Path(folder) / "config.json"
-    return path.exists() and "model_type" in read_json(path) or originals.is_original(Path(folder))
+    folder = local_folder(folder)
+    path = folder / "config.json"
+    return path.exists() and "model_type" in read_json(path) or originals.is_original(folder)
 
 
 def pretrained_tokenizer(folder: str | os.PathLike[str]) -> EncoderTokenizer | None:
@@ -30,7 +32,7 @@ def pretrained_tokenizer(folder: str | os.PathLike[str]) -> EncoderTokenizer | N
     Raises:
       UserError: it is damaged, or of a kind that cannot be read.
     """
-    path = Path(folder)
+    path = local_folder(folder)
     if not (path / "config.json").exists() and originals.is_original(path):
         return originals.original_tokenizer(path)
     return load_bert_tokenizer(path)
@@ -46,7 +48,7 @@ def load_pretrained(folder: str | os.PathLike[str], *, kind: Kind | None = None)
     albert_config.json, or the prefix of a checkpoint in it), which need the extra `tf`.
 
     Args:
-      folder: the folder, or of an original its file.
+      folder: the folder, or of an original its file; `hf:NAME` takes a folder from the hub.
       kind: of a BERT, "encoder" leaves its heads behind, "masked_lm" all but that one; None: as the
         folder has it.
 
@@ -54,7 +56,7 @@ def load_pretrained(folder: str | os.PathLike[str], *, kind: Kind | None = None)
       UserError: a file is missing or damaged, the model is none of these, or tensors are missing,
         unknown or misshapen; all of them are named.
     """
-    folder = Path(folder)
+    folder = local_folder(folder)
     if not (folder / "config.json").exists() and originals.is_original(folder):
         return originals.load_original(folder, kind)
     settings = read_json(folder / "config.json")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,65 +18,26 @@ from transformer_jax.data.labelled_text import (
     read_labelled,
     scores,
 )
-from transformer_jax.data.pipeline import DataState, Rows, batches
-from transformer_jax.data.text_examples import (
-    TextExamples,
-    example_rows,
-    pack_examples,
-    text_examples,
-)
+from transformer_jax.data.pipeline import Rows
+from transformer_jax.data.text_examples import text_examples
 from transformer_jax.errors import UserError
+from transformer_jax.tasks.fine_tuning_data import ExampleRows, FineTuningData
 from transformer_jax.tasks.run_labels import labels_of_run
-from transformer_jax.typing import Batch
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassificationData:
-    """Where the examples are, and how they are laid out.
+class ClassificationData(FineTuningData):
+    """Labelled texts, or pairs of them.
+
+    `path` is a folder with train.tsv, valid.tsv and test.tsv, tab-separated, whose header names the
+    columns: text (and text_b for pairs) and label; or `glue:NAME:FOLDER` for a task of GLUE with
+    its official files in FOLDER.
 
     Attributes:
-      path: a folder with train.tsv, valid.tsv and test.tsv, tab-separated, whose header names the
-        columns: text (and text_b for pairs) and label; or `glue:NAME:FOLDER` for a task of GLUE
-        with its official files in FOLDER.
-      tokenizer: a tokenizer's file, or a folder that has one; "" is that of train.init_from.
-      lowercase: says of a vocab.txt that it is of an uncased model.
       regression: labels are numbers, of which one is predicted; GLUE's stsb has it by itself.
-      row_length: tokens of a packed row.
-      example_length: most tokens of an example, which is cut; None: a row.
-      row_examples: most examples of a row; None: one for each 8 tokens.
     """
 
-    path: str = ""
-    tokenizer: str = ""
-    lowercase: bool = True
     regression: bool = False
-    row_length: int = 128
-    example_length: int | None = None
-    row_examples: int | None = None
-
-    def __post_init__(self) -> None:
-        if not 8 <= self.longest <= self.row_length:
-            raise ValueError(
-                f"data.example_length={self.longest} must be in 8..{self.row_length}, the row."
-            )
-        if self.row_examples is not None and self.row_examples < 1:
-            raise ValueError(f"data.row_examples={self.row_examples} must be at least 1.")
-        # The run must find its data and its tokenizer from any folder.
-        scheme, colon, folder = self.path.rpartition(":")
-        if folder and Path(folder).is_dir():
-            object.__setattr__(self, "path", f"{scheme}{colon}{Path(folder).resolve()}")
-        if self.tokenizer and Path(self.tokenizer).exists():
-            object.__setattr__(self, "tokenizer", str(Path(self.tokenizer).resolve()))
-
-    @property
-    def longest(self) -> int:
-        """The most tokens of an example."""
-        return self.example_length or self.row_length
-
-    @property
-    def places(self) -> int:
-        """The most examples E of a row."""
-        return self.row_examples or max(1, self.row_length // 8)
 
     @property
     def glue_name(self) -> str | None:
@@ -112,56 +72,33 @@ class ClassificationData:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class LabelledRows:
+class LabelledRows(ExampleRows):
     """A split as tokens and numbers.
 
     Attributes:
-      examples: the tokens.
       labels: [N], int32 classes or float32 numbers; None if the split has none.
-      data: how rows are laid out.
     """
 
-    examples: TextExamples
     labels: np.ndarray | None
-    data: ClassificationData
 
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """A hash of tokens and labels."""
-        digest = hashlib.sha256()
-        tokens = self.examples.tokens
-        labels = np.zeros(0, np.int32) if self.labels is None else self.labels
-        for array in (tokens.tokens, tokens.offsets, self.examples.first_sizes, labels):
-            digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()[:16]
+    @property
+    def labelled(self) -> bool:
+        """Whether it has labels."""
+        return self.labels is not None
 
-    def plan(self, epoch: int, *, seed: int) -> list[np.ndarray]:
-        """The rows of an epoch."""
-        shape = {"row_length": self.data.row_length, "row_examples": self.data.places}
-        return pack_examples(self.examples, **shape, seed=seed, epoch=epoch)
+    @property
+    def targets(self) -> tuple[np.ndarray, ...]:
+        """The labels."""
+        return (np.zeros(0, np.int32) if self.labels is None else self.labels,)
 
     def build(self, rows: Rows) -> dict[str, np.ndarray]:
         """The arrays of `example_rows`; with labels [B,E], and weights [B,E]: 1 for an example."""
-        shape = {"row_length": self.data.row_length, "row_examples": self.data.places}
-        batch = example_rows(self.examples, rows, **shape)
+        batch = super().build(rows)
         there = batch["examples"] >= 0
-        labels = np.zeros(len(self.examples), np.int32) if self.labels is None else self.labels
+        labels = np.zeros(len(self), np.int32) if self.labels is None else self.labels
         batch["labels"] = np.where(there, labels[batch["examples"]], 0).astype(labels.dtype)
         batch["weights"] = there.astype(np.float32)
         return batch
-
-    def batches(
-        self, seed: int, start: DataState, batch_size: int, process_index: int, process_count: int
-    ) -> Iterator[tuple[Batch, DataState]]:
-        """Endless batches of this host; see `pipeline.batches`."""
-        return batches(
-            functools.partial(self.plan, seed=seed),
-            self.build,
-            batch_size=batch_size,
-            start=start,
-            process_index=process_index,
-            process_count=process_count,
-        )
 
 
 def read_split(
@@ -181,9 +118,9 @@ def read_split(
     text, file = data.read(split)
     examples = text_examples(tokenizer, text.first, text.second, max_tokens=data.longest)
     if text.labels is None:
-        return LabelledRows(examples, None, data)
+        return LabelledRows(examples, data, None)
     found = label_ids(text, labels, file) if data.has_classes else scores(text, file)
-    return LabelledRows(examples, found, data)
+    return LabelledRows(examples, data, found)
 
 
 def run_labels(data: ClassificationData, workdir: Path) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from transformer_jax.data.text_examples import TextExamples, text_examples
 from transformer_jax.errors import UserError
 from transformer_jax.interop.bert import PretrainedBert
+from transformer_jax.tasks.encoder_inputs import encoder_inputs
 from transformer_jax.tasks.example_engine import ExampleEngine
 from transformer_jax.typing import Array, Batch, Params
 
@@ -29,17 +30,14 @@ class Classifier:
         """Compiles when it is called; `pretrained` is of the kind "classification"."""
         if pretrained.tokenizer is None:
             raise UserError("The classifier has no tokenizer, which texts need.")
-        model, types = pretrained.model, pretrained.config.type_vocab_size > 1
+        model = pretrained.model
         self.labels, self.max_tokens = pretrained.labels, pretrained.config.max_positions
         self._tokenizer = pretrained.tokenizer
 
         def judge(params: Params, batch: Batch) -> Array:
             logits: Any = model.apply(
                 {"params": params},
-                batch["tokens"],
-                segments=batch["segments"],
-                positions=batch["positions"],
-                token_types=batch["token_types"] if types else None,
+                **encoder_inputs(batch, pretrained.config),
                 first_tokens=batch["first_tokens"],
             )
             return jax.nn.softmax(logits) if pretrained.labels else jnp.squeeze(logits, -1)

@@ -13,6 +13,7 @@ from transformer_jax.data.text_examples import TextExamples, text_examples
 from transformer_jax.errors import UserError
 from transformer_jax.interop.bert import PretrainedBert
 from transformer_jax.models.heads import gather_tokens
+from transformer_jax.tasks.encoder_inputs import encoder_inputs
 from transformer_jax.tasks.example_engine import ExampleEngine, pool_mean
 from transformer_jax.typing import Array, Batch, Params
 
@@ -25,15 +26,12 @@ class Embedder:
 
     def __init__(self, encoder: PretrainedBert, *, mesh: Mesh, pooling: Pooling = "mean") -> None:
         """Compiles when it is called; `encoder` is of the kind "encoder" and has a tokenizer."""
-        model, types = encoder.model, encoder.config.type_vocab_size > 1
+        model = encoder.model
 
         def embed(params: Params, batch: Batch) -> Array:
             hidden: Any = model.apply(
                 {"params": params},
-                batch["tokens"],
-                segments=batch["segments"],
-                positions=batch["positions"],
-                token_types=batch["token_types"] if types else None,
+                **encoder_inputs(batch, encoder.config),
             )
             if pooling == "cls":
                 return gather_tokens(hidden, batch["first_tokens"]).astype(jnp.float32)

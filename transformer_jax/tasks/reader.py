@@ -13,6 +13,7 @@ from transformer_jax.data.encoder_tokenizer import EncoderTokenizer
 from transformer_jax.data.squad import Question
 from transformer_jax.models.bert_tasks import BertReader
 from transformer_jax.tasks.answer_search import Answer, best_answers
+from transformer_jax.tasks.encoder_inputs import encoder_inputs
 from transformer_jax.tasks.example_engine import ExampleEngine
 from transformer_jax.tasks.reading_data import question_windows, window_examples
 from transformer_jax.typing import Array, Batch, Params
@@ -55,15 +56,11 @@ class Reader:
         self._max_tokens = max_tokens or min(LONGEST, model.config.max_positions)
         self.max_question_tokens = max_question_tokens or min(64, self._max_tokens // 4)
         self._tokenizer, self._stride = tokenizer, stride
-        types = model.config.type_vocab_size > 1
 
         def judge(params: Params, batch: Batch) -> Array:
             logits: Any = model.apply(
                 {"params": params},
-                batch["tokens"],
-                segments=batch["segments"],
-                positions=batch["positions"],
-                token_types=batch["token_types"] if types else None,
+                **encoder_inputs(batch, model.config),
             )
             return jnp.stack(logits, axis=-1)
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from transformer_jax.data.pipeline import DataState
 from transformer_jax.data.squad import Question
-from transformer_jax.errors import UserError
 from transformer_jax.models.bert import BertConfig
 from transformer_jax.models.bert_tasks import BertReader
-from transformer_jax.parallel.sharding import TRANSFORMER_RULES, Rules, constrain_activations
+from transformer_jax.parallel.sharding import constrain_activations
 from transformer_jax.tasks.answer_search import Answer, best_text, final_answer, null_odds
-from transformer_jax.tasks.encoder_start import adopt_encoder, encoder_tokenizer
+from transformer_jax.tasks.fine_tuning import FineTuning
 from transformer_jax.tasks.reader import Reader
 from transformer_jax.tasks.reading_data import ReadingData, ReadingRows, read_split
 from transformer_jax.tasks.squad_metrics import best_threshold, squad_scores
@@ -60,10 +57,10 @@ class ReadingConfig:
         return Reading(self, model, data, batch_size, seed, workdir, mesh)
 
 
-class Reading:
-    """The task; see `Task` for its members, and `adopt_params`."""
+class Reading(FineTuning):
+    """The task; see `FineTuning`."""
 
-    sharding_rules: Rules = TRANSFORMER_RULES
+    kind = "reading"
     coefficients: Mapping[str, float] = {"start": 0.5, "end": 0.5}
 
     def __init__(
@@ -76,63 +73,20 @@ class Reading:
         workdir: Path,
         mesh: Mesh,
     ) -> None:
+        super().__init__(model, data, batch_size, seed, workdir, mesh)
         self.config, self.data = config, data
-        self.batch_size, self.seed, self.mesh = batch_size, seed, mesh
-        if data.longest > model.max_positions:
-            raise UserError(
-                f"Windows have up to {data.longest} tokens, and the model {model.max_positions} "
-                f"positions. Set --data.example_length {model.max_positions}."
-            )
-        self.tokenizer = encoder_tokenizer(data.tokenizer, data.lowercase, model, workdir)
-        self.model = BertReader(
+        self.model: BertReader = BertReader(
             dataclasses.replace(model, pooler=False), constrain=constrain_activations(mesh)
         )
-        self._splits: dict[str, ReadingRows] = {}
-
-    def init_params(self, key: Array) -> Params:
-        """Fresh parameters; `adopt_params` puts a pretrained encoder in the place of theirs."""
-        return self.model.init(key, jnp.zeros((1, 2), jnp.int32))["params"]
-
-    def adopt_params(self, params: Params, fresh: Params) -> Params:
-        """The encoder of these parameters, and a fresh head."""
-        return adopt_encoder(params, fresh)
 
     def loss_terms(self, params: Params, batch: Batch, key: Array | None) -> Terms:
         """The losses of the first and of the last token of the answer."""
-        logits: Any = self.model.apply(
-            {"params": params},
-            batch["tokens"],
-            segments=batch["segments"],
-            positions=batch["positions"],
-            token_types=batch["token_types"] if self.model.config.type_vocab_size > 1 else None,
-            deterministic=key is None,
-            rngs=None if key is None else {"dropout": key},
-        )
+        logits = self.judge(params, batch, key)
         segments, weights = batch["segments"], batch["weights"]
         return {
             name: place_cross_entropy(side, batch[f"{name}s"], segments, weights)
             for name, side in zip(("start", "end"), logits, strict=True)
         }
-
-    def train_batches(
-        self, start: DataState, process_index: int, process_count: int
-    ) -> Iterator[tuple[Batch, DataState]]:
-        """Packed rows, others in each epoch."""
-        rows = self._split("train")
-        return rows.batches(self.seed, start, self.batch_size, process_index, process_count)
-
-    def eval_batches(self, split: str, process_index: int, process_count: int) -> Iterable[Batch]:
-        """Packed rows of one pass."""
-        for batch, following in self._split(split).batches(
-            0, DataState(), self.batch_size, process_index, process_count
-        ):
-            yield batch
-            if following.epoch:
-                break
-
-    def count_tokens(self, batch: Batch) -> int:
-        """Tokens that are not padding."""
-        return int(np.count_nonzero(batch["segments"]))
 
     def evaluate(self, params: Params, split: str) -> Evaluation:
         """The figures of SQuAD 1.1; of 2.0 where there are questions that have no answer."""
@@ -150,34 +104,15 @@ class Reading:
         most = self.config.max_answer_tokens
         return score_answers(questions, reader(questions, null=null, max_answer_tokens=most))
 
-    @functools.cached_property
-    def fingerprint(self) -> Mapping[str, Any]:
-        """What the batches depend on."""
-        return {
-            "examples": self._split("train").fingerprint,
-            "tokenizer": self.tokenizer.fingerprint,
-            "row": [self.data.row_length, self.data.places],
-            "batch_size": self.batch_size,
-            "seed": self.seed,
-        }
+    def _read(self, split: str) -> ReadingRows:
+        return read_split(self.data, split, self.tokenizer)
 
-    @functools.cached_property
-    def summary(self) -> str:
-        """Sizes of the data, and how well rows are filled."""
-        train, valid = self._split("train"), self._split("valid")  # read now: what is bad shows
-        plan = train.plan(0, seed=self.seed)
-        filled = len(train.examples.tokens.tokens) / (len(plan) * self.data.row_length)
-        whole = np.count_nonzero(train.answers[:, 0])
+    def _describe(self, rows: ReadingRows) -> str:
+        whole = np.count_nonzero(rows.answers[:, 0])
         return (
-            f"{self.data.path}: {len(train.questions):,} questions in {len(train.examples):,} "
-            f"windows, {whole:,} of them with an answer; to validate {len(valid.questions):,}\n"
-            f"{len(plan):,} rows of {self.data.row_length} tokens an epoch, filled {filled:.1%}"
+            f"{len(rows.questions):,} questions in {len(rows):,} windows, {whole:,} of them with "
+            f"an answer"
         )
-
-    def _split(self, split: str) -> ReadingRows:
-        if split not in self._splits:
-            self._splits[split] = read_split(self.data, split, self.tokenizer)
-        return self._splits[split]
 
 
 def place_cross_entropy(

@@ -3,73 +3,52 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 from transformer_jax.data.encoder_tokenizer import EncoderTokenizer
-from transformer_jax.data.pipeline import DataState, Ragged, Rows, batches
+from transformer_jax.data.pipeline import Ragged, Rows
 from transformer_jax.data.squad import SPECIAL_TOKENS, Question, Window, read_squad, windows
-from transformer_jax.data.text_examples import TextExamples, example_rows, pack_examples
+from transformer_jax.data.text_examples import TextExamples
 from transformer_jax.errors import UserError
-from transformer_jax.typing import Batch
+from transformer_jax.tasks.fine_tuning_data import ExampleRows, FineTuningData
 
 # What SQuAD calls its files; the true answers of its test are not public.
 _OFFICIAL = {"train": "train", "valid": "dev", "test": "dev"}
 
 
 @dataclasses.dataclass(frozen=True)
-class ReadingData:
-    """Where the questions are, and how they are laid out.
+class ReadingData(FineTuningData):
+    """Questions and the texts that answer them; an example is a window of a text.
+
+    `path` is a folder with train.json, valid.json and test.json in the format of SQuAD, or with the
+    files of SQuAD itself, train-v1.1.json and dev-v1.1.json, or -v2.0; dev is valid and test.
 
     Attributes:
-      path: a folder with train.json, valid.json and test.json in the format of SQuAD, or with the
-        files of SQuAD itself, train-v1.1.json and dev-v1.1.json, or -v2.0; dev is valid and test.
-      tokenizer: a tokenizer's file, or a folder that has one; "" is that of train.init_from.
-      lowercase: says of a vocab.txt that it is of an uncased model.
-      row_length: tokens of a packed row.
-      example_length: most tokens of a window, with its question; None: a row.
       stride: from the beginning of a window to that of the next one, in tokens.
       max_question_tokens: a longer question is cut.
-      row_examples: most windows of a row; None: one for each 32 tokens.
     """
 
-    path: str = ""
-    tokenizer: str = ""
-    lowercase: bool = True
     row_length: int = 384
-    example_length: int | None = None
     stride: int = 128
     max_question_tokens: int = 64
-    row_examples: int | None = None
+
+    tokens_a_place: ClassVar[int] = 32
 
     def __post_init__(self) -> None:
-        for name in ("stride", "max_question_tokens", "row_examples"):
-            if (number := getattr(self, name)) is not None and number < 1:
+        super().__post_init__()
+        for name in ("stride", "max_question_tokens"):
+            if (number := getattr(self, name)) < 1:
                 raise ValueError(f"data.{name}={number} must be at least 1.")
         least = self.max_question_tokens + SPECIAL_TOKENS + 2  # a second [SEP], and one of context
-        if not least <= self.longest <= self.row_length:
+        if self.longest < least:
             raise ValueError(
-                f"data.example_length={self.longest} must be in {least}..{self.row_length}: more "
-                f"than data.max_question_tokens, and no more than a row."
+                f"data.example_length={self.longest} must be at least {least}, more than "
+                f"data.max_question_tokens."
             )
-        # The run must find its data and its tokenizer from any folder.
-        for name in ("path", "tokenizer"):
-            if (given := getattr(self, name)) and Path(given).exists():
-                object.__setattr__(self, name, str(Path(given).resolve()))
-
-    @property
-    def longest(self) -> int:
-        """The most tokens of a window."""
-        return self.example_length or self.row_length
-
-    @property
-    def places(self) -> int:
-        """The most windows E of a row."""
-        return self.row_examples or max(1, self.row_length // 32)
 
     def file(self, split: str) -> Path:
         """The file of a split: train, valid or test.
@@ -97,35 +76,22 @@ class ReadingData:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ReadingRows:
+class ReadingRows(ExampleRows):
     """A split as questions, and as N windows.
 
     Attributes:
       questions: in the order of the file.
-      examples: the tokens of their windows.
       answers: int32 [N,2], the first and the last token of the answer, counted in the window with
         its special tokens; 0 and 0, which is [CLS], where not all of it is there.
-      data: how rows are laid out.
     """
 
     questions: Sequence[Question]
-    examples: TextExamples
     answers: np.ndarray
-    data: ReadingData
 
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """A hash of tokens and answers."""
-        digest = hashlib.sha256()
-        tokens = self.examples.tokens
-        for array in (tokens.tokens, tokens.offsets, self.examples.first_sizes, self.answers):
-            digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()[:16]
-
-    def plan(self, epoch: int, *, seed: int) -> list[np.ndarray]:
-        """The rows of an epoch."""
-        shape = {"row_length": self.data.row_length, "row_examples": self.data.places}
-        return pack_examples(self.examples, **shape, seed=seed, epoch=epoch)
+    @property
+    def targets(self) -> tuple[np.ndarray, ...]:
+        """The answers."""
+        return (self.answers,)
 
     def build(self, rows: Rows) -> dict[str, np.ndarray]:
         """The arrays of `example_rows`, and what is learnt of each window.
@@ -133,27 +99,13 @@ class ReadingRows:
         starts, ends: int32 [B,E], where in its row the answer starts and where it ends; weights:
         float32 [B,E], 1 for a window, 0 where there is none.
         """
-        shape = {"row_length": self.data.row_length, "row_examples": self.data.places}
-        batch = example_rows(self.examples, rows, **shape)
+        batch = super().build(rows)
         there = batch["examples"] >= 0
         for side, name in enumerate(("starts", "ends")):
             places = batch["first_tokens"] + self.answers[batch["examples"], side]
             batch[name] = np.where(there, places, 0).astype(np.int32)
         batch["weights"] = there.astype(np.float32)
         return batch
-
-    def batches(
-        self, seed: int, start: DataState, batch_size: int, process_index: int, process_count: int
-    ) -> Iterator[tuple[Batch, DataState]]:
-        """Endless batches of this host; see `pipeline.batches`."""
-        return batches(
-            functools.partial(self.plan, seed=seed),
-            self.build,
-            batch_size=batch_size,
-            start=start,
-            process_index=process_index,
-            process_count=process_count,
-        )
 
 
 def read_split(data: ReadingData, split: str, tokenizer: EncoderTokenizer) -> ReadingRows:
@@ -176,7 +128,8 @@ def read_split(data: ReadingData, split: str, tokenizer: EncoderTokenizer) -> Re
         max_question_tokens=data.max_question_tokens,
     )
     flat = [window for of_question in of_questions for window in of_question]
-    return ReadingRows(questions, window_examples(tokenizer, flat), _answers(tokenizer, flat), data)
+    examples = window_examples(tokenizer, flat)
+    return ReadingRows(examples, data, questions, _answers(tokenizer, flat))
 
 
 def question_windows(

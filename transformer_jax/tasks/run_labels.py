@@ -30,8 +30,13 @@ def labels_of_run(workdir: Path, find: Callable[[], Sequence[str]]) -> tuple[str
         return _read_labels(path)
     labels = tuple(find())
     if jax.process_index() == 0:
-        write_whole(path, (json.dumps(labels) + "\n").encode())
+        store_labels(labels, workdir)
     return labels
+
+
+def store_labels(labels: Sequence[str], workdir: Path) -> None:
+    """Writes the classes into the folder of a run."""
+    write_whole(workdir / _LABELS, (json.dumps(labels) + "\n").encode())
 
 
 def _read_labels(path: Path) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from transformer_jax.data.conll import OUTSIDE
 from transformer_jax.data.encoder_tokenizer import EncoderTokenizer
 from transformer_jax.errors import UserError
 from transformer_jax.models.bert_tasks import BertTagger
+from transformer_jax.tasks.encoder_inputs import encoder_inputs
 from transformer_jax.tasks.entity_metrics import entities
 from transformer_jax.tasks.example_engine import ExampleEngine
 from transformer_jax.tasks.tagging_data import word_examples
@@ -49,15 +50,11 @@ class Tagger:
         """
         self.max_tokens = max_tokens or model.config.max_positions
         self._tokenizer, self._labels = tokenizer, labels
-        types = model.config.type_vocab_size > 1
 
         def judge(params: Params, batch: Batch) -> Array:
             logits: Any = model.apply(
                 {"params": params},
-                batch["tokens"],
-                segments=batch["segments"],
-                positions=batch["positions"],
-                token_types=batch["token_types"] if types else None,
+                **encoder_inputs(batch, model.config),
             )
             return jnp.argmax(logits, axis=-1)
 

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from transformer_jax.data.pipeline import DataState
-from transformer_jax.errors import UserError
 from transformer_jax.models.bert import BertConfig
 from transformer_jax.models.bert_tasks import BertTagger
 from transformer_jax.objectives.losses import label_smoothed_cross_entropy, token_accuracy
-from transformer_jax.parallel.sharding import TRANSFORMER_RULES, Rules, constrain_activations
-from transformer_jax.tasks.encoder_start import adopt_encoder, encoder_tokenizer
+from transformer_jax.parallel.sharding import constrain_activations
 from transformer_jax.tasks.entity_metrics import entity_scores
+from transformer_jax.tasks.fine_tuning import FineTuning
 from transformer_jax.tasks.tagger import Tagger, marks_entities
 from transformer_jax.tasks.tagging_data import TaggedRows, TaggingData, read_split, run_labels
 from transformer_jax.tasks.task import Evaluation
@@ -58,10 +54,10 @@ class TaggingConfig:
         return Tagging(self, model, data, batch_size, seed, workdir, mesh)
 
 
-class Tagging:
-    """The task; see `Task` for its members, and `adopt_params`."""
+class Tagging(FineTuning):
+    """The task; see `FineTuning`."""
 
-    sharding_rules: Rules = TRANSFORMER_RULES
+    kind = "tagging"
     coefficients: Mapping[str, float] = {"loss_of_tags": 1.0}
 
     def __init__(
@@ -74,67 +70,24 @@ class Tagging:
         workdir: Path,
         mesh: Mesh,
     ) -> None:
+        super().__init__(model, data, batch_size, seed, workdir, mesh)
         self.config, self.data = config, data
-        self.batch_size, self.seed, self.mesh = batch_size, seed, mesh
-        if data.longest > model.max_positions:
-            raise UserError(
-                f"Sentences have up to {data.longest} tokens, and the model {model.max_positions} "
-                f"positions. Set --data.example_length {model.max_positions}."
-            )
-        self.tokenizer = encoder_tokenizer(data.tokenizer, data.lowercase, model, workdir)
         self.labels = run_labels(data, workdir)
-        self.model = BertTagger(
+        self.model: BertTagger = BertTagger(
             dataclasses.replace(model, pooler=False),
             config.head_dropout_rate,
             constrain=constrain_activations(mesh),
             num_classes=len(self.labels),
         )
-        self._splits: dict[str, TaggedRows] = {}
-
-    def init_params(self, key: Array) -> Params:
-        """Fresh parameters; `adopt_params` puts a pretrained encoder in the place of theirs."""
-        return self.model.init(key, jnp.zeros((1, 2), jnp.int32))["params"]
-
-    def adopt_params(self, params: Params, fresh: Params) -> Params:
-        """The encoder of these parameters, and a fresh head."""
-        return adopt_encoder(params, fresh)
 
     def loss_terms(self, params: Params, batch: Batch, key: Array | None) -> Terms:
         """The loss of the tags; and for information the accuracy."""
-        logits: Any = self.model.apply(
-            {"params": params},
-            batch["tokens"],
-            segments=batch["segments"],
-            positions=batch["positions"],
-            token_types=batch["token_types"] if self.model.config.type_vocab_size > 1 else None,
-            deterministic=key is None,
-            rngs=None if key is None else {"dropout": key},
-        )
+        logits = self.judge(params, batch, key)
         labels, weights = batch["labels"], batch["labels"] >= 0
         terms = {"loss_of_tags": label_smoothed_cross_entropy(logits, labels, weights)}
         if key is None:
             terms["accuracy"] = token_accuracy(logits, labels, weights)
         return terms
-
-    def train_batches(
-        self, start: DataState, process_index: int, process_count: int
-    ) -> Iterator[tuple[Batch, DataState]]:
-        """Packed rows, others in each epoch."""
-        rows = self._split("train")
-        return rows.batches(self.seed, start, self.batch_size, process_index, process_count)
-
-    def eval_batches(self, split: str, process_index: int, process_count: int) -> Iterable[Batch]:
-        """Packed rows of one pass."""
-        for batch, following in self._split(split).batches(
-            0, DataState(), self.batch_size, process_index, process_count
-        ):
-            yield batch
-            if following.epoch:
-                break
-
-    def count_tokens(self, batch: Batch) -> int:
-        """Tokens that are not padding."""
-        return int(np.count_nonzero(batch["segments"]))
 
     def evaluate(self, params: Params, split: str) -> Evaluation:
         """How many entities are found, if tags mark some, and how many words have their tag."""
@@ -146,43 +99,20 @@ class Tagging:
             mesh=self.mesh,
             max_tokens=self.data.longest,
         )
-        rows = self._split(split)
+        rows: TaggedRows = self._split(split)
         found = tagger([sentence.words for sentence in rows.sentences])
         return score_tags(
             [sentence.tags for sentence in rows.sentences],
             found,
-            cut=int(np.count_nonzero(rows.words.examples.cut)),
-            lost=int(rows.words.lost.sum()),
+            cut=int(np.count_nonzero(rows.examples.cut)),
+            lost=int(rows.lost.sum()),
         )
 
-    @functools.cached_property
-    def fingerprint(self) -> Mapping[str, Any]:
-        """What the batches depend on."""
-        return {
-            "examples": self._split("train").fingerprint,
-            "tokenizer": self.tokenizer.fingerprint,
-            "row": [self.data.row_length, self.data.places],
-            "batch_size": self.batch_size,
-            "seed": self.seed,
-        }
+    def _read(self, split: str) -> TaggedRows:
+        return read_split(self.data, split, self.tokenizer, self.labels)
 
-    @functools.cached_property
-    def summary(self) -> str:
-        """Sizes of the data, and how well rows are filled."""
-        train, valid = self._split("train"), self._split("valid")  # read now: what is bad shows
-        plan, examples = train.plan(0, seed=self.seed), train.words.examples
-        filled = len(examples.tokens.tokens) / (len(plan) * self.data.row_length)
-        return (
-            f"{self.data.path}: {len(examples):,} sentences with {len(self.labels)} tags; to "
-            f"validate {len(valid.sentences):,}\n"
-            f"{len(plan):,} rows of {self.data.row_length} tokens an epoch, filled {filled:.1%}; "
-            f"{np.count_nonzero(examples.cut):,} sentences are cut"
-        )
-
-    def _split(self, split: str) -> TaggedRows:
-        if split not in self._splits:
-            self._splits[split] = read_split(self.data, split, self.tokenizer, self.labels)
-        return self._splits[split]
+    def _describe(self, rows: TaggedRows) -> str:
+        return f"{len(rows):,} sentences with {len(self.labels)} tags"
 
 
 def score_tags(

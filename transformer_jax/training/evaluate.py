@@ -6,10 +6,15 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from jax.sharding import Mesh
+
+from transformer_jax.data.sources import SPLITS
 from transformer_jax.errors import UserError
+from transformer_jax.tasks.task import Task
 from transformer_jax.training.config import ExperimentConfig
 from transformer_jax.training.loop import make_mean_loss, make_terms
 from transformer_jax.training.restore import restore_run
+from transformer_jax.typing import Params
 
 
 def evaluate(
@@ -37,14 +42,19 @@ def evaluate(
     Raises:
       UserError: no checkpoint, no such step, no such split.
     """
-    if split not in ("train", "valid", "test"):
-        raise UserError(f"--split {split!r} is none of train, valid, test.")
     if data_path is not None:
         if not hasattr(config.data, "path"):
             raise UserError("--data.path: the data of this run has no path.")
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, path=data_path))
     run = restore_run(config, workdir, step=step, average=average)
-    metrics: dict[str, Any] = {"step": run.steps[-1], "split": split, "averaged": len(run.steps)}
-    metrics |= make_mean_loss(run.task, run.mesh, make_terms(run.task))(run.params, split)
-    found = run.task.evaluate(run.params, split)
-    return metrics | dict(found.metrics), found.report
+    metrics, report = evaluate_task(run.task, run.params, run.mesh, split)
+    return {"step": run.steps[-1], "split": split, "averaged": len(run.steps)} | metrics, report
+
+
+def evaluate_task(task: Task, params: Params, mesh: Mesh, split: str) -> tuple[dict[str, Any], str]:
+    """The mean loss of a split and the task's own metrics, and a report to read."""
+    if split not in SPLITS:
+        raise UserError(f"--split {split!r} is none of {', '.join(SPLITS)}.")
+    means = make_mean_loss(task, mesh, make_terms(task))(params, split)
+    found = task.evaluate(params, split)
+    return means | dict(found.metrics), found.report
