@@ -10,7 +10,7 @@ repository:
 ENCODER is a Hugging Face folder of a BERT; FOLDER has test.tsv and valid.tsv, whose first column is
 read.
 fixed: 32 rows of 128 tokens, none of them padding: the last hidden states.
-ragged: all texts, from tokens to their mean states; the peer has batches of 32 of like lengths.
+ragged: all texts, from tokens to their mean states; the peer has batches of like lengths.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from transformer_jax.parallel.mesh import MeshConfig, make_mesh
 from transformer_jax.tasks.embedding import Embedder
 
 THREADS, ROWS, LENGTH = 2, 32, 128
+SIZES = (16, 32, 128)  # of the peer's batches of texts
 
 
 def read_texts(folder):
@@ -74,11 +75,11 @@ def ragged(args, loaded, peers):
     examples = embedder.examples(read_texts(args.data))
     lengths = examples.tokens.lengths
     order = np.argsort(lengths, kind="stable")
-    groups = [order[start : start + ROWS] for start in range(0, len(order), ROWS)]
 
-    def peer(model):
+    def peer(model, size=ROWS):
         vectors = np.zeros((len(examples), loaded.config.width), np.float32)
-        for ids in groups:
+        for start in range(0, len(order), size):
+            ids = order[start : start + size]
             tokens = torch.zeros((len(ids), int(lengths[ids].max())), dtype=torch.int64)
             for place, i in enumerate(ids):
                 tokens[place, : lengths[i]] = torch.tensor(examples.tokens[i])
@@ -93,7 +94,11 @@ def ragged(args, loaded, peers):
     np.testing.assert_allclose(got, want, atol=2e-5)
     say(f"equal vectors: largest difference {np.abs(got - want).max():.1e}")
     say(f"{len(examples)} texts of {lengths.min()} to {lengths.max()}, mean {lengths.mean():.0f}")
-    works = {name: lambda name=name: peer(peers[name]) for name in ("eager", "sdpa")}
+    works = {
+        f"{name} by {size}": lambda name=name, size=size: peer(peers[name], size)
+        for name in ("eager", "sdpa")
+        for size in SIZES
+    }
     works = {"peer": works[fastest("transformers", works)], "ours": lambda: embedder(examples)}
     found = medians(works, args.rounds)
     row(f"{len(examples)} texts", found["peer"], found["ours"], int(lengths.sum()))

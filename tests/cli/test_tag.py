@@ -1,5 +1,6 @@
 """Tags of lines: those of each line alone; of a run as of the folder that it is exported to."""
 
+import dataclasses
 import io
 import json
 import sys
@@ -9,13 +10,14 @@ import pytest
 
 from tests.cli.encoders import WORDS, write_encoder
 from tests.tasks import test_tagging as tagging
-from tests.tasks.fine_tuning import flags, write_start
+from tests.tasks.fine_tuning import balanced, flags, write_start
+from transformer_jax import save_pretrained
 from transformer_jax.cli import export, train
 from transformer_jax.cli import tag as tag_cli
 from transformer_jax.data.wordpiece import WordPieceTokenizer
 
 ENTITIES = ("O", "B-x", "I-x", "B-y ü")
-LINES = ["wa wb  wc", "", "wd", "wa\twb " * 15, " \u2003 ", "wp wo wn wm wl"]
+LINES = ["wa wb  wc", "", "wd", "wa\twb " * 22, " \u2003 ", "wp wo wn wm wl"]
 
 
 def tag(folder, data, monkeypatch, capfd, *options):
@@ -23,6 +25,15 @@ def tag(folder, data, monkeypatch, capfd, *options):
     code = tag_cli.main(["--model", str(folder), *options])
     out, err = capfd.readouterr()
     return code, [json.loads(line) for line in out.splitlines()], err
+
+
+def write_tagger(folder, labels):
+    """A folder with a random model that uses all of its tags."""
+    found = write_encoder(folder, "tagging", labels=labels, pooler=False)
+    params = balanced(found.model, found.params, found.tokenizer, WORDS)
+    found = dataclasses.replace(found, params=params)
+    save_pretrained(folder, found)
+    return found
 
 
 def tags_alone(model, words):
@@ -37,7 +48,7 @@ def tags_alone(model, words):
 
 @pytest.mark.parametrize("labels", [ENTITIES, ("NN", "VB", "DT")])
 def test_a_line_gives_what_it_gives_alone(tmp_path, monkeypatch, capfd, labels):
-    model = write_encoder(tmp_path, "tagging", labels=labels, pooler=False)
+    model = write_tagger(tmp_path, labels)
     monkeypatch.setattr(tag_cli, "CHUNK", 4)
     code, found, err = tag(tmp_path, "\n".join(LINES).encode(), monkeypatch, capfd)
     assert (code, len(found)) == (0, len(LINES))
@@ -54,7 +65,7 @@ def test_a_line_gives_what_it_gives_alone(tmp_path, monkeypatch, capfd, labels):
 
 
 def test_entities_are_said_with_their_words(monkeypatch, tmp_path, capfd):
-    model = write_encoder(tmp_path, "tagging", labels=ENTITIES, pooler=False)
+    model = write_tagger(tmp_path, ENTITIES)
     _, [result], _ = tag(tmp_path, " ".join(WORDS).encode(), monkeypatch, capfd)
     tags, _ = tags_alone(model, WORDS)
     want, i = [], 0
@@ -72,7 +83,7 @@ def test_entities_are_said_with_their_words(monkeypatch, tmp_path, capfd):
 def test_a_run_tags_as_the_folder_does_that_it_is_exported_to(tmp_path, monkeypatch, capfd):
     folder = tagging.write_sentences(tmp_path, count=24)
     tokenizer = WordPieceTokenizer.train(
-        tagging.WORDS * 4, tmp_path / "tokenizer.json", vocab_size=38, lowercase=True
+        tagging.WORDS * 4, tmp_path / "tokenizer.json", vocab_size=44, lowercase=True
     )
     start = write_start(tmp_path / "start", tagging.MODEL, tokenizer)
     steps = "--train.steps 20 --train.log_every 20 --train.checkpoint_every 20".split()

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.tasks.fine_tuning import flags, scrambled, write_start
+from tests.tasks.fine_tuning import balanced, flags, scrambled, write_start
 from transformer_jax import BertConfig
 from transformer_jax.cli import evaluate, train
 from transformer_jax.data.pipeline import DataState
@@ -20,11 +20,12 @@ from transformer_jax.tasks.tagger import Tagger
 from transformer_jax.tasks.tagging import TaggingConfig, score_tags
 from transformer_jax.tasks.tagging_data import TaggingData, word_examples
 
-NAMES, PLACES, FILLERS = "anna bob carla".split(), "york bath rome".split(), "the of met in".split()
-WORDS = [*NAMES, *PLACES, *FILLERS]
-MODEL = BertConfig(60, 16, 2, 32, 2, max_positions=32, dropout_rate=0.0, attention_dropout_rate=0.0)
-ROWS = dict(row_length=32, example_length=16, row_examples=4)
-TAGS = ("B-LOC", "B-PER", "I-PER", "O")
+NAMES, SURNAMES = "anna bob carla".split(), "smith jones".split()
+PLACES, FILLERS = "york bath rome".split(), "the of met in".split()
+WORDS = [*NAMES, *SURNAMES, *PLACES, *FILLERS]
+MODEL = BertConfig(60, 16, 2, 32, 2, max_positions=64, dropout_rate=0.0, attention_dropout_rate=0.0)
+ROWS = dict(row_length=64, example_length=16, row_examples=6)
+TAGS = ("O", "B-LOC", "B-PER", "I-PER")  # as the files of a run have them
 
 
 def sentence(draw):
@@ -35,9 +36,9 @@ def sentence(draw):
         if draw.random() < 0.5:
             pairs.append((draw.choice(PLACES), "B-LOC"))
             continue
-        size = draw.randint(1, 2)
-        tags = ["B-PER", "I-PER"][:size]
-        pairs += [("the", "O"), *zip(draw.sample(NAMES, size), tags, strict=True)]
+        pairs.append((draw.choice(NAMES), "B-PER"))
+        if draw.random() < 0.5:
+            pairs.append((draw.choice(SURNAMES), "I-PER"))
     return pairs
 
 
@@ -58,7 +59,7 @@ def write_sentences(folder, *, count=160, parts_of_speech=False, seed=0):
 def tokenizer(tmp_path_factory):
     """Some words have several pieces."""
     file = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    tokenizer = WordPieceTokenizer.train(WORDS * 4, file, vocab_size=38, lowercase=True)
+    tokenizer = WordPieceTokenizer.train(WORDS * 4, file, vocab_size=44, lowercase=True)
     assert any(len(encoded.ids) > 1 for encoded in tokenizer.encode(WORDS))
     return tokenizer
 
@@ -80,7 +81,7 @@ def build(start, folder, workdir, *, devices=1, model=MODEL, **data):
 @pytest.mark.parametrize("kind", ["entities", "parts of speech"])
 def test_from_a_folder_to_a_model_that_has_learnt(tmp_path, start, kind, capfd):
     folder = write_sentences(tmp_path, parts_of_speech=kind != "entities")
-    more = "--data.example_length 32 --train.steps 200 --train.checkpoint_every 100"
+    more = "--data.example_length 64 --train.steps 200 --train.checkpoint_every 100"
     arguments = flags("tag", folder, start, tmp_path / "run", ROWS, *more.split())
     assert train.main([*arguments, "--train.stop_at", "100"]) == 0, capfd.readouterr().err
     assert train.main(arguments) == 0, capfd.readouterr().err
@@ -98,7 +99,7 @@ def test_from_a_folder_to_a_model_that_has_learnt(tmp_path, start, kind, capfd):
 
 
 def test_packed_sentences_have_the_losses_that_they_have_alone(tmp_path, start, tokenizer):
-    task = build(start, write_sentences(tmp_path), tmp_path / "run", example_length=32)
+    task = build(start, write_sentences(tmp_path), tmp_path / "run", example_length=64)
     params = scrambled(task.init_params(jax.random.key(1)))
     batch = next(iter(task.eval_batches("valid", 0, 1)))
     total, weight = task.loss_terms(params, batch, None)["loss_of_tags"]
@@ -132,6 +133,7 @@ def test_eight_devices_evaluate_as_one_does(tmp_path, start):
 def test_a_tagger_gives_each_word_the_tag_of_its_first_piece(start, tokenizer, tmp_path):
     task = build(start, write_sentences(tmp_path), tmp_path / "run")
     params = scrambled(task.init_params(jax.random.key(2)))
+    params = balanced(task.model, params, tokenizer, WORDS)
     tagger = Tagger(
         task.model, params, tokenizer, TAGS, mesh=make_mesh(MeshConfig()), max_tokens=12
     )
@@ -183,7 +185,7 @@ def test_examples_of_words_have_marks_at_first_pieces(tokenizer):
 
 def test_sentences_that_change_change_the_fingerprint(tmp_path, start):
     prints = []
-    for words in ("anna B-PER\nmet O\n", "anna B-LOC\nmet O\n", "bob B-PER\nmet O\n"):
+    for words in ("anna B-PER\nmet O\n", "anna O\nmet B-PER\n", "bob B-PER\nmet O\n"):
         for split in ("train", "valid", "test"):
             (tmp_path / f"{split}.txt").write_text(words)
         prints.append(build(start, tmp_path, tmp_path / "run").fingerprint["examples"])
@@ -193,7 +195,7 @@ def test_sentences_that_change_change_the_fingerprint(tmp_path, start):
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (dict(example_length=32, model=dataclasses.replace(MODEL, max_positions=20)), "model 20"),
+        (dict(example_length=64, model=dataclasses.replace(MODEL, max_positions=20)), "model 20"),
         (dict(column=1), "all words have the tag 'x'. Choose the column"),
         (dict(column=7), "column"),
         (dict(start=""), "There is no tokenizer. Name what training starts from"),
@@ -214,7 +216,7 @@ def test_a_tag_that_training_has_not_is_refused_with_its_file(tmp_path, start):
 
 
 @pytest.mark.parametrize(
-    "settings", [dict(example_length=40), dict(row_examples=0), dict(column=0)]
+    "settings", [dict(example_length=80), dict(row_examples=0), dict(column=0)]
 )
 def test_settings_that_cannot_be_are_refused(settings):
     with pytest.raises(ValueError, match=f"data.{next(iter(settings))}="):
