@@ -31,7 +31,7 @@ setup: .venv/installed
 	@touch $@
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 parity: .venv/installed-parity
 	$(BIN)/python -m pytest tests/parity

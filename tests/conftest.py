@@ -1,12 +1,7 @@
 """All tests run on 8 simulated devices; what is not told otherwise uses the first."""
 
 import itertools
-import os
 import tempfile
-
-# Tiny programs run as fast without most optimizations, which take half of the time of the tests;
-# also in the processes that tests start. tests/parity has them all.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
 import pytest
@@ -32,6 +27,14 @@ def _few_programs_at_a_time():
     process 65,530, and LLVM aborts when they are used up."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """Tiny programs run as fast without most optimizations, which take half of the time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 WORDS = {

@@ -15,6 +15,8 @@ from transformer_jax.cli import answer as answer_cli
 from transformer_jax.cli import export, train
 from transformer_jax.data.wordpiece import WordPieceTokenizer
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CONTEXT = "wa wb wc wd wa we"
 ASKED = [("wd we", CONTEXT), ("", "wf"), ("wb", "wa  wb\nwg"), ("wp wo", "we " * 3 + "wb")]
 

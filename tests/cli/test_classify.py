@@ -11,6 +11,8 @@ import pytest
 from tests.cli.encoders import alone, write_encoder
 from transformer_jax.cli import classify as classify_cli
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 LINES = ["wa wb wc", "wd\twe wf", "", "wd " * 60, "wa\t"]
 
 

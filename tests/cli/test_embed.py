@@ -9,6 +9,8 @@ import pytest
 from tests.cli.encoders import alone, write_encoder
 from transformer_jax.cli import embed as embed_cli
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 LINES = ["wa wb wc", "", "wd " * 60, "we wf", "wa"]
 
 

@@ -9,6 +9,8 @@ from tests.cli.encoders import WORDS, alone, write_encoder
 from tests.tasks.fine_tuning import CONFIGS
 from transformer_jax.cli import evaluate
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def write_texts(folder, labels, count=20):
     rng = np.random.default_rng(0)

@@ -16,6 +16,8 @@ from transformer_jax.cli import export, train
 from transformer_jax.cli import tag as tag_cli
 from transformer_jax.data.wordpiece import WordPieceTokenizer
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 ENTITIES = ("O", "B-x", "I-x", "B-y ü")
 LINES = ["wa wb  wc", "", "wd", "wa\twb " * 22, " \u2003 ", "wp wo wn wm wl"]
 

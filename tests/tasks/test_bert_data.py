@@ -23,6 +23,8 @@ from transformer_jax.tasks.masked_lm import MaskedLmConfig
 from transformer_jax.training.config import ExperimentConfig, TrainConfig
 from transformer_jax.training.loop import train
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SMALLER = dataclasses.replace(MODEL, vocab_size=48)  # SentencePiece finds no more tokens
 
 

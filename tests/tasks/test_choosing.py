@@ -19,6 +19,8 @@ from transformer_jax.parallel.sharding import put_batch
 from transformer_jax.tasks.choosing import ChoosingConfig
 from transformer_jax.tasks.choosing_data import ChoosingData
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 COLOURS, ANIMALS = "red green blue grey".split(), "cat dog hen cow".split()
 FILLERS = "the a saw was with and".split()
 MODEL = BertConfig(60, 24, 2, 48, 2, max_positions=32, dropout_rate=0.0, attention_dropout_rate=0.0)

@@ -22,6 +22,8 @@ from transformer_jax.parallel.sharding import put_batch
 from transformer_jax.tasks.classification import ClassificationConfig
 from transformer_jax.tasks.classification_data import ClassificationData
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 GOOD, BAD = "great fine lovely bright warm".split(), "awful poor dull grey cold".split()
 WORDS = [*GOOD, *BAD, *"the a film story with is and".split()]
 MODEL = BertConfig(50, 16, 2, 32, 2, max_positions=32, dropout_rate=0.0, attention_dropout_rate=0.0)

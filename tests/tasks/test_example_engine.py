@@ -16,6 +16,8 @@ from transformer_jax.parallel.mesh import MeshConfig, make_mesh
 from transformer_jax.tasks.embedding import Embedder
 from transformer_jax.tasks.example_engine import ExampleEngine, pool_mean
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 WORDS = [f"w{letter}" for letter in "abcdefghijklmnop"]
 CONFIG = BertConfig(60, 16, 2, 32, 2, max_positions=200)
 

@@ -11,6 +11,8 @@ from tests.tasks.small_texts import MODEL, WORDS, build
 from transformer_jax.parallel.mesh import MeshConfig
 from transformer_jax.parallel.sharding import shardings
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TEXTS = [
     "the cat sees the [MASK].",
     "[MASK]",

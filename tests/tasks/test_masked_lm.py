@@ -17,6 +17,8 @@ from transformer_jax.objectives.corruption import Corrupted, MaskingConfig
 from transformer_jax.tasks.masked_lm import MaskedLmConfig
 from transformer_jax.training.step import init_state, make_train_step
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SPANS = MaskedLmConfig(MaskingConfig("span", rate=0.3), span_boundary=True)
 OF_TOKENS = ("tokens", "segments", "positions", "token_types", "word_starts")
 OF_EXAMPLES = ("first_tokens", "pair_labels", "pair_weights")

@@ -18,6 +18,8 @@ from transformer_jax.tasks.masked_lm import MaskedLmConfig
 from transformer_jax.tasks.masked_lm_eval import unigram_baseline, wilson_interval
 from transformer_jax.training.loop import make_mean_loss, make_terms
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.mark.parametrize("right,total", [(0, 5), (5, 5), (1, 2), (37, 90), (4999, 10000)])
 def test_interval_is_wilsons(right, total):

@@ -22,6 +22,8 @@ from transformer_jax.training.metrics import read_metrics
 from transformer_jax.training.optimizer import OptimizerConfig
 from transformer_jax.training.schedules import WarmupLinear
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 DROPOUT = dataclasses.replace(MODEL, dropout_rate=0.1, attention_dropout_rate=0.1)
 RUNS = {
     "bert": (MaskedLmConfig(score_chunk=3), DROPOUT, {}, dict(microbatches=2)),

@@ -11,6 +11,8 @@ from transformer_jax.data.subword_tokenizers import load_tokenizer
 from transformer_jax.errors import UserError
 from transformer_jax.tasks.bert_data import BertData, make_tokenizer, read_rows
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 VOCABULARY = str(MODEL.vocab_size)
 
 

@@ -26,6 +26,8 @@ from transformer_jax.tasks.reader import Reader
 from transformer_jax.tasks.reading import ReadingConfig, place_cross_entropy, score_answers
 from transformer_jax.tasks.reading_data import ReadingData, read_split
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 KINDS = {
     "colour": ["red", "green", "blue"],
     "animal": ["cat", "dog", "hen"],

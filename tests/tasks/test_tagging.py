@@ -20,6 +20,8 @@ from transformer_jax.tasks.tagger import Tagger
 from transformer_jax.tasks.tagging import TaggingConfig, score_tags
 from transformer_jax.tasks.tagging_data import TaggingData, word_examples
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 NAMES, SURNAMES = "anna bob carla".split(), "smith jones".split()
 PLACES, FILLERS = "york bath rome".split(), "the of met in".split()
 WORDS = [*NAMES, *SURNAMES, *PLACES, *FILLERS]

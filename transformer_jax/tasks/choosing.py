@@ -17,24 +17,14 @@ from transformer_jax.parallel.sharding import constrain_activations
 from transformer_jax.tasks.choosing_data import ChoiceRows, ChoosingData, read_split
 from transformer_jax.tasks.classification_metrics import accuracy
 from transformer_jax.tasks.encoder_start import with_pooler
-from transformer_jax.tasks.fine_tuning import FineTuning
+from transformer_jax.tasks.fine_tuning import FineTuning, HeadConfig
 from transformer_jax.tasks.task import Evaluation
 from transformer_jax.typing import Array, Batch, Params, Terms
 
 
 @dataclasses.dataclass(frozen=True)
-class ChoosingConfig:
-    """The objective: cross-entropy of the right choice among those of its question.
-
-    Attributes:
-      head_dropout_rate: dropout of the pooled state.
-    """
-
-    head_dropout_rate: float = 0.1
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.head_dropout_rate < 1.0:
-            raise ValueError(f"task.head_dropout_rate={self.head_dropout_rate} must be in [0, 1).")
+class ChoosingConfig(HeadConfig):
+    """The objective: cross-entropy of the right choice among those of its question."""
 
     def build(
         self,

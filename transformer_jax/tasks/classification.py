@@ -30,24 +30,14 @@ from transformer_jax.tasks.classification_metrics import (
     spearman,
 )
 from transformer_jax.tasks.encoder_start import with_pooler
-from transformer_jax.tasks.fine_tuning import FineTuning
+from transformer_jax.tasks.fine_tuning import FineTuning, HeadConfig
 from transformer_jax.tasks.task import Evaluation
 from transformer_jax.typing import Array, Batch, Params, Terms
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassificationConfig:
-    """The objective: cross-entropy of the classes, or the squared error of a score.
-
-    Attributes:
-      head_dropout_rate: dropout of the pooled state.
-    """
-
-    head_dropout_rate: float = 0.1
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.head_dropout_rate < 1.0:
-            raise ValueError(f"task.head_dropout_rate={self.head_dropout_rate} must be in [0, 1).")
+class ClassificationConfig(HeadConfig):
+    """The objective: cross-entropy of the classes, or the squared error of a score."""
 
     def build(
         self,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from transformer_jax.models.bert import BertConfig
-from transformer_jax.typing import Array, Batch
+from transformer_jax.typing import Batch
 
 
-def encoder_inputs(batch: Batch, config: BertConfig) -> dict[str, Array]:
+def encoder_inputs(batch: Batch, config: BertConfig) -> dict[str, Any]:
     """The arguments of `Bert` and of models on it, among the arrays of packed rows.
 
     Args:

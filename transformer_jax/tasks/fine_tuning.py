@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -23,6 +24,21 @@ from transformer_jax.tasks.encoder_start import adopt_encoder, encoder_tokenizer
 from transformer_jax.tasks.fine_tuning_data import ExampleRows, FineTuningData
 from transformer_jax.tasks.task import Evaluation
 from transformer_jax.typing import Array, Batch, Params, Terms
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadConfig:
+    """The settings of a task whose head has dropout.
+
+    Attributes:
+      head_dropout_rate: dropout of the states that enter the head.
+    """
+
+    head_dropout_rate: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.head_dropout_rate < 1.0:
+            raise ValueError(f"task.head_dropout_rate={self.head_dropout_rate} must be in [0, 1).")
 
 
 class FineTuning:

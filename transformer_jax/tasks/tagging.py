@@ -15,7 +15,7 @@ from transformer_jax.models.bert_tasks import BertTagger
 from transformer_jax.objectives.losses import label_smoothed_cross_entropy, token_accuracy
 from transformer_jax.parallel.sharding import constrain_activations
 from transformer_jax.tasks.entity_metrics import entity_scores
-from transformer_jax.tasks.fine_tuning import FineTuning
+from transformer_jax.tasks.fine_tuning import FineTuning, HeadConfig
 from transformer_jax.tasks.tagger import Tagger, marks_entities
 from transformer_jax.tasks.tagging_data import TaggedRows, TaggingData, read_split, run_labels
 from transformer_jax.tasks.task import Evaluation
@@ -23,18 +23,8 @@ from transformer_jax.typing import Array, Batch, Params, Terms
 
 
 @dataclasses.dataclass(frozen=True)
-class TaggingConfig:
-    """The objective: cross-entropy of the tags, at the first piece of each word.
-
-    Attributes:
-      head_dropout_rate: dropout of the states that enter the head.
-    """
-
-    head_dropout_rate: float = 0.1
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.head_dropout_rate < 1.0:
-            raise ValueError(f"task.head_dropout_rate={self.head_dropout_rate} must be in [0, 1).")
+class TaggingConfig(HeadConfig):
+    """The objective: cross-entropy of the tags, at the first piece of each word."""
 
     def build(
         self,

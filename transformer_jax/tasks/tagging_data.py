@@ -157,8 +157,8 @@ def read_split(
         raise UserError(f"{data.file(split)}: {error}") from error
     words = word_examples(tokenizer, [s.words for s in sentences], max_tokens=data.longest)
     pieces = [label_pieces(*each) for each in zip(words.first_pieces, tags, strict=True)]
-    labels = Ragged.from_lists(pieces)
-    return TaggedRows(words.examples, data, sentences, words.lost, labels)
+    tags_of_pieces = Ragged.from_lists(pieces)
+    return TaggedRows(words.examples, data, sentences, words.lost, tags_of_pieces)
 
 
 def run_labels(data: TaggingData, workdir: Path) -> tuple[str, ...]:
