@@ -54,7 +54,7 @@ def test_plain_lines_show_loss_speed_and_time_left(run_on_8):
     lines = run_on_8[2].stdout.splitlines()
     (line,) = [line for line in lines if line.startswith("step 2/4")]
     assert all(word in line for word in ("loss", "tokens/s", "ETA"))
-    assert any("mesh {'data': 2, 'fsdp': 2, 'model': 2}" in line for line in lines)
+    assert any("mesh {'data': 2, 'fsdp': 2, 'context': 1, 'model': 2}" in line for line in lines)
 
 
 def test_saved_on_8_devices_evaluated_on_1_last_line_is_json(run_on_8):

@@ -156,10 +156,6 @@ def chunked_attention(
     return jnp.concatenate([body, chunks[-1][:, body.shape[1] - length :]], axis=1)
 
 
-# By the names that a config gives them.
-KERNELS: dict[str, AttentionFn] = {"dense": dense_attention, "chunked": chunked_attention}
-
-
 class MultiHeadAttention(nn.Module):
     """Multi-head attention (arXiv:1706.03762, section 3.2.2).
 

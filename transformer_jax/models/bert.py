@@ -8,11 +8,12 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
-from transformer_jax.layers.attention import KERNELS, AttentionFn
+from transformer_jax.layers.attention import AttentionFn
 from transformer_jax.layers.blocks import EncoderLayer
 from transformer_jax.layers.dropout import Dropout
 from transformer_jax.layers.embeddings import TokenEmbedding
 from transformer_jax.layers.feed_forward import Activation
+from transformer_jax.layers.kernels import KERNELS, Kernel, check_kernel
 from transformer_jax.layers.masks import Mask
 from transformer_jax.layers.positions import LearnedPositions, default_positions
 from transformer_jax.layers.stacks import Encoder, Remat
@@ -45,7 +46,8 @@ class BertConfig:
       norm_epsilon: added to the variance by the layer norms.
       init_std: standard deviation that all matrices and embeddings start with, normally
         distributed.
-      attention: the attention kernel.
+      attention: the attention kernel: dense and chunked run everywhere, splash on TPUs, cudnn on
+        GPUs; the latter two need attention_dropout_rate 0.
       dtype: dtype of the products; parameters and statistics are float32.
       remat: what the backward pass computes again; see `Encoder`.
       unroll: compiles the layers one after the other; faster on a CPU.
@@ -68,7 +70,7 @@ class BertConfig:
     activation: Activation = "gelu"
     norm_epsilon: float = 1e-12
     init_std: float = 0.02
-    attention: Literal["dense", "chunked"] = "dense"
+    attention: Kernel = "dense"
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Remat = "none"
     unroll: bool = False
@@ -89,6 +91,7 @@ class BertConfig:
         for name in ("dropout_rate", "attention_dropout_rate"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"model.{name}={getattr(self, name)} must be in [0, 1).")
+        check_kernel(self.attention, dropout_rate=self.attention_dropout_rate, dtype=self.dtype)
         for name in ("norm_epsilon", "init_std"):
             if getattr(self, name) <= 0.0:
                 raise ValueError(f"model.{name}={getattr(self, name)} must be positive.")

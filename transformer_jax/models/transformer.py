@@ -8,11 +8,12 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
-from transformer_jax.layers.attention import KERNELS, AttentionFn, KeyValues
+from transformer_jax.layers.attention import AttentionFn, KeyValues
 from transformer_jax.layers.blocks import DecoderLayer, EncoderLayer
 from transformer_jax.layers.dropout import Dropout
 from transformer_jax.layers.embeddings import TokenEmbedding
 from transformer_jax.layers.feed_forward import Activation
+from transformer_jax.layers.kernels import KERNELS, Kernel, check_kernel
 from transformer_jax.layers.masks import Mask
 from transformer_jax.layers.positions import (
     SinusoidLayout,
@@ -48,7 +49,8 @@ class TransformerConfig:
       attention_bias: gives the attention's projections a bias; the paper has none.
       norm_epsilon: added to the variance by the layer norms.
       sinusoids: order of the channels of the position signal; the paper's is interleaved.
-      attention: the attention kernel.
+      attention: the attention kernel: dense and chunked run everywhere, splash on TPUs, cudnn on
+        GPUs; the latter two need attention_dropout_rate 0.
       dtype: dtype of the products; parameters and statistics are float32.
       remat: what the backward pass computes again; see `Encoder`.
       unroll: compiles the layers one after the other; faster on a CPU.
@@ -67,7 +69,7 @@ class TransformerConfig:
     norm_first: bool = False
     attention_bias: bool = False
     sinusoids: SinusoidLayout = "interleaved"
-    attention: Literal["dense", "chunked"] = "dense"
+    attention: Kernel = "dense"
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Remat = "none"
     unroll: bool = False
@@ -97,6 +99,7 @@ class TransformerConfig:
         for name in ("dropout_rate", "attention_dropout_rate", "feed_forward_dropout_rate"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"model.{name}={getattr(self, name)} must be in [0, 1).")
+        check_kernel(self.attention, dropout_rate=self.attention_dropout_rate, dtype=self.dtype)
 
     @classmethod
     def big(cls, **changes: Any) -> TransformerConfig:

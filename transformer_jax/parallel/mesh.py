@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh
 
 from transformer_jax.errors import UserError
 
-AXES = ("data", "fsdp", "model")
+AXES = ("data", "fsdp", "context", "model")
 BATCH_AXES = ("data", "fsdp")  # a batch is split over both
 
 
@@ -22,11 +22,13 @@ class MeshConfig:
     Attributes:
       data: copies of the model, each with a slice of the batch; None takes what is left over.
       fsdp: slices of the batch whose devices also share the parameters among them.
+      context: devices that split the places of each row, for long rows.
       model: devices that split each layer: heads, feed-forward width and vocabulary.
     """
 
     data: int | None = None
     fsdp: int = 1
+    context: int = 1
     model: int = 1
 
     def __post_init__(self) -> None:
@@ -37,23 +39,24 @@ class MeshConfig:
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh (data, fsdp, model) over these devices; over all if None.
+    """A mesh (data, fsdp, context, model) over these devices; over all if None.
 
     Raises:
       UserError: the axes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
     count = len(devices)
-    taken = config.fsdp * config.model
+    taken = config.fsdp * config.context * config.model
     data = count // taken if config.data is None else config.data
     if data * taken != count:
         raise UserError(
-            f"The mesh data={config.data or 'rest'} x fsdp={config.fsdp} x model={config.model} "
-            f"does not divide the {count} devices that are here. Set --mesh.data, --mesh.fsdp and "
-            f"--mesh.model so that their product is {count}."
+            f"The mesh data={config.data or 'rest'} x fsdp={config.fsdp} x "
+            f"context={config.context} x model={config.model} does not divide the {count} devices "
+            f"that are here. Set --mesh.data, --mesh.fsdp, --mesh.context and --mesh.model so that "
+            f"their product is {count}."
         )
-    shape = (data, config.fsdp, config.model)
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    shape = (data, config.fsdp, config.context, config.model)
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
 def batch_shards(mesh: Mesh) -> int:

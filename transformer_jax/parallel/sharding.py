@@ -91,10 +91,10 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def constrain_activations(mesh: Mesh) -> Constrain:
-    """A function for models that fixes activations [B,...] to be split over the batch alone."""
+    """A function for models that fixes how activations [B,T,D] are split: by rows and places."""
     if mesh.size == 1:
         return lambda x: x
-    layout = batch_sharding(mesh)
+    layout = NamedSharding(mesh, PartitionSpec(BATCH_AXES, "context"))
     return lambda x: jax.lax.with_sharding_constraint(x, layout)
 
 

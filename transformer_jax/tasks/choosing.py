@@ -13,6 +13,7 @@ from transformer_jax.data.choices import NUM_CHOICES
 from transformer_jax.models.bert import BertConfig
 from transformer_jax.models.bert_tasks import BertChooser
 from transformer_jax.objectives.losses import label_smoothed_cross_entropy, token_accuracy
+from transformer_jax.parallel.attention import attention_on
 from transformer_jax.parallel.sharding import constrain_activations
 from transformer_jax.tasks.choosing_data import ChoiceRows, ChoosingData, read_split
 from transformer_jax.tasks.classification_metrics import accuracy
@@ -65,6 +66,7 @@ class Choosing(FineTuning):
         self.model: BertChooser = BertChooser(
             with_pooler(model),
             config.head_dropout_rate,
+            attention_fn=attention_on(mesh, model.attention),
             constrain=constrain_activations(mesh),
             num_choices=NUM_CHOICES,
         )

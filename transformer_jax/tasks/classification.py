@@ -15,6 +15,7 @@ from transformer_jax.errors import UserError
 from transformer_jax.models.bert import BertConfig
 from transformer_jax.models.bert_tasks import BertClassifier
 from transformer_jax.objectives.losses import label_smoothed_cross_entropy, token_accuracy
+from transformer_jax.parallel.attention import attention_on
 from transformer_jax.parallel.sharding import constrain_activations
 from transformer_jax.tasks.classification_data import (
     ClassificationData,
@@ -82,6 +83,7 @@ class Classification(FineTuning):
         self.model: BertClassifier = BertClassifier(
             with_pooler(model),
             config.head_dropout_rate,
+            attention_fn=attention_on(mesh, model.attention),
             constrain=constrain_activations(mesh),
             num_classes=len(self.labels) or 1,
         )

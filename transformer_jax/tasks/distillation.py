@@ -22,6 +22,7 @@ from transformer_jax.objectives.distillation import (
     soft_cross_entropy,
 )
 from transformer_jax.objectives.losses import label_smoothed_cross_entropy, token_accuracy
+from transformer_jax.parallel.attention import attention_on
 from transformer_jax.parallel.sharding import constrain_activations
 from transformer_jax.tasks.bert_data import BertData
 from transformer_jax.tasks.masked_lm import MaskedLm, MaskedLmConfig
@@ -96,7 +97,11 @@ class Distillation(MaskedLm):
         base = MaskedLmConfig(masking=config.masking)
         super().__init__(base, model, data, batch_size, seed, workdir, mesh)
         self.distillation = config
-        self.teacher = BertPretraining(config.teacher, constrain=constrain_activations(mesh))
+        self.teacher = BertPretraining(
+            config.teacher,
+            attention_fn=attention_on(mesh, config.teacher.attention),
+            constrain=constrain_activations(mesh),
+        )
         self.coefficients: Mapping[str, float] = {
             "soft": config.soft * config.temperature**2,
             "mlm": config.mlm,

@@ -10,6 +10,7 @@ from typing import Literal
 from transformer_jax.data.encoder_tokenizer import EncoderTokenizer
 from transformer_jax.errors import UserError
 from transformer_jax.interop.bert_config import family_of
+from transformer_jax.layers.kernels import Kernel
 from transformer_jax.layers.stacks import Remat
 from transformer_jax.models.bert import BertConfig
 from transformer_jax.tasks.run_tokenizer import open_tokenizer, store_tokenizer, tokenizer_of_run
@@ -25,7 +26,7 @@ class PretrainedSizes:
 
     dropout_rate: float | None = None
     attention_dropout_rate: float | None = None
-    attention: Literal["dense", "chunked"] | None = None
+    attention: Kernel | None = None
     dtype: Literal["float32", "bfloat16"] | None = None
     remat: Remat | None = None
     unroll: bool | None = None

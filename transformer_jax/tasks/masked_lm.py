@@ -30,6 +30,7 @@ from transformer_jax.objectives.corruption import (
     predictions_for,
 )
 from transformer_jax.objectives.losses import label_smoothed_cross_entropy, token_accuracy
+from transformer_jax.parallel.attention import attention_on
 from transformer_jax.parallel.sharding import (
     TRANSFORMER_RULES,
     Rules,
@@ -104,7 +105,10 @@ class MaskedLm:
         self.has_pairs = data.examples != "full_sentences"
         _check(model, data)
         self.model = BertPretraining(
-            model, span_boundary=config.span_boundary, constrain=constrain_activations(mesh)
+            model,
+            span_boundary=config.span_boundary,
+            attention_fn=attention_on(mesh, model.attention),
+            constrain=constrain_activations(mesh),
         )
         self.tokenizer = run_tokenizer(data, model.vocab_size, workdir)
         names = ["mlm"] + ["pair"] * self.has_pairs + ["span_boundary"] * config.span_boundary

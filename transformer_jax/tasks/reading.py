@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from transformer_jax.data.squad import Question
 from transformer_jax.models.bert import BertConfig
 from transformer_jax.models.bert_tasks import BertReader
+from transformer_jax.parallel.attention import attention_on
 from transformer_jax.parallel.sharding import constrain_activations
 from transformer_jax.tasks.answer_search import Answer, best_text, final_answer, null_odds
 from transformer_jax.tasks.fine_tuning import FineTuning
@@ -76,7 +77,9 @@ class Reading(FineTuning):
         super().__init__(model, data, batch_size, seed, workdir, mesh)
         self.config, self.data = config, data
         self.model: BertReader = BertReader(
-            dataclasses.replace(model, pooler=False), constrain=constrain_activations(mesh)
+            dataclasses.replace(model, pooler=False),
+            attention_fn=attention_on(mesh, model.attention),
+            constrain=constrain_activations(mesh),
         )
 
     def loss_terms(self, params: Params, batch: Batch, key: Array | None) -> Terms:

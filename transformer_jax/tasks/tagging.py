@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from transformer_jax.models.bert import BertConfig
 from transformer_jax.models.bert_tasks import BertTagger
 from transformer_jax.objectives.losses import label_smoothed_cross_entropy, token_accuracy
+from transformer_jax.parallel.attention import attention_on
 from transformer_jax.parallel.sharding import constrain_activations
 from transformer_jax.tasks.entity_metrics import entity_scores
 from transformer_jax.tasks.fine_tuning import FineTuning, HeadConfig
@@ -66,6 +67,7 @@ class Tagging(FineTuning):
         self.model: BertTagger = BertTagger(
             dataclasses.replace(model, pooler=False),
             config.head_dropout_rate,
+            attention_fn=attention_on(mesh, model.attention),
             constrain=constrain_activations(mesh),
             num_classes=len(self.labels),
         )

@@ -22,6 +22,7 @@ from transformer_jax.decoding.search_config import SearchConfig
 from transformer_jax.errors import UserError
 from transformer_jax.models.transformer import Transformer, TransformerConfig
 from transformer_jax.objectives.losses import label_smoothed_cross_entropy, token_accuracy
+from transformer_jax.parallel.attention import attention_on
 from transformer_jax.parallel.sharding import TRANSFORMER_RULES, Rules, constrain_activations
 from transformer_jax.tasks.task import Evaluation
 from transformer_jax.tasks.translation_data import (
@@ -91,7 +92,11 @@ class Translation:
     ) -> None:
         self.config, self.data, self.workdir = config, data, workdir
         self.batch_size, self.seed, self.mesh = batch_size, seed, mesh
-        self.model = Transformer(model, constrain=constrain_activations(mesh))
+        self.model = Transformer(
+            model,
+            attention_fn=attention_on(mesh, model.attention),
+            constrain=constrain_activations(mesh),
+        )
         self.tokenizer = self._load_tokenizer(model.vocab_size)
         self._corpora: dict[str, Corpus] = {}
 

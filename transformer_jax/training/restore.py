@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
 from transformer_jax.errors import UserError
+from transformer_jax.layers.kernels import FUSED
 from transformer_jax.parallel.mesh import MeshConfig, make_mesh
 from transformer_jax.parallel.sharding import shardings
 from transformer_jax.tasks.task import Task
@@ -55,7 +57,8 @@ def restore_run(
 
     mesh = make_mesh(_fitting(config.mesh))
     rows = dataclasses.replace(config.train, batch_size=jax.device_count() * 8, microbatches=1)
-    task = build_task(dataclasses.replace(config, train=rows), workdir, mesh)
+    model = _for_any_length(config.model)
+    task = build_task(dataclasses.replace(config, train=rows, model=model), workdir, mesh)
     shapes = jax.eval_shape(task.init_params, jax.random.key(0))
     layout = shardings(shapes, mesh, task.sharding_rules)
     params = checkpoints.average(steps, jax.tree.map(with_layout, shapes, layout))
@@ -75,8 +78,18 @@ def _find_step(checkpoints: Checkpoints, step: str) -> int:
     return int(step)
 
 
+def _for_any_length(model: Any) -> Any:
+    """The config of a model that is used, on rows of all lengths, which fused kernels refuse."""
+    if getattr(model, "attention", None) in FUSED:
+        return dataclasses.replace(model, attention="chunked")
+    return model
+
+
 def _fitting(mesh: MeshConfig) -> MeshConfig:
-    """The run's mesh where the devices that are here allow it; else copies of the model."""
+    """The run's mesh where the devices that are here allow it; else copies of the model.
+
+    Rows stay whole: those of use are of all lengths.
+    """
     if jax.device_count() % (mesh.fsdp * mesh.model):
         return MeshConfig()
     return MeshConfig(fsdp=mesh.fsdp, model=mesh.model)
