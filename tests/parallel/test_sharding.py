@@ -21,7 +21,8 @@ MESH = make_mesh(MeshConfig(data=2, fsdp=2, model=2))
 
 
 def test_data_axis_takes_the_devices_that_are_left():
-    assert dict(make_mesh(MeshConfig(fsdp=2)).shape) == {"data": 4, "fsdp": 2, "context": 1, "model": 1}
+    shape = {"data": 4, "fsdp": 2, "context": 1, "model": 1}
+    assert dict(make_mesh(MeshConfig(fsdp=2)).shape) == shape
     assert batch_shards(MESH) == 4
 
 
