@@ -12,6 +12,7 @@ from typing import Annotated
 import tyro
 
 from transformer_jax.errors import UserError
+from transformer_jax.parallel.distributed import DistributedConfig
 from transformer_jax.training.config import ExperimentConfig
 
 
@@ -52,11 +53,13 @@ class RunArgs:
       workdir: folder of the run: its config, tokenizer, metrics and checkpoints.
       profile: trace a few steps into WORKDIR/profile.
       seeds: train so many runs that differ in their seed, in WORKDIR/seed_0, seed_1, ...
+      distributed: how the processes of the run find one another.
     """
 
     workdir: Path
     profile: bool = False
     seeds: int | None = None
+    distributed: DistributedConfig = DistributedConfig()
 
 
 def parse_overrides(

@@ -10,6 +10,7 @@ from pathlib import Path
 from transformer_jax.cli.config_file import RunArgs, load_config, parse_overrides
 from transformer_jax.cli.pretrained_sizes import with_sizes
 from transformer_jax.errors import UserError
+from transformer_jax.parallel.distributed import initialize
 from transformer_jax.training.config import ExperimentConfig
 from transformer_jax.training.loop import train
 from transformer_jax.training.seeds import seed_folders, spread, spread_table, train_seeds
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if wants_help else 2
     try:
         run, config = parse_overrides(load_config(known.config), overrides, __doc__ or "")
+        initialize(run.distributed)
         if run.seeds is None:
             train(with_sizes(config, run.workdir), run.workdir, profile=run.profile)
         else:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-from jax.experimental import multihost_utils
 
 from transformer_jax.data.byte_bpe import ByteBpeTokenizer
 from transformer_jax.data.encoder_tokenizer import EncoderTokenizer
@@ -25,6 +24,8 @@ def tokenizer_of_run(
     workdir: Path, vocab_size: int, given: str | None, make: Callable[[Path], Path]
 ) -> EncoderTokenizer:
     """The tokenizer of the run in `workdir`, which is made there at its start.
+
+    Of several processes number 0 makes it, and must be here first.
 
     Args:
       workdir: the run's folder.
@@ -46,8 +47,6 @@ def tokenizer_of_run(
         for name in _MADE:
             (workdir / name).unlink(missing_ok=True)
         make(workdir)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("tokenizer")
     path = find_tokenizer(workdir)
     tokenizer = load_tokenizer(path)
     if tokenizer.vocab_size > vocab_size:

@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from transformer_jax.data.packing import filled, pack
@@ -243,8 +242,6 @@ class Translation:
         if not is_run and jax.process_index() == 0:
             texts = (text for pair in read_split(self.data, "train") for text in pair)
             SentencePieceTokenizer.train(texts, path, vocab_size=vocab_size)
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("tokenizer")
         tokenizer = SentencePieceTokenizer(path)
         if tokenizer.vocab_size != vocab_size:
             raise UserError(

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from transformer_jax.data.pipeline import DataState
 from transformer_jax.errors import UserError
+from transformer_jax.parallel.distributed import host_slice, one_process_first
 from transformer_jax.parallel.mesh import make_mesh
 from transformer_jax.parallel.sharding import (
     batch_sharding,
@@ -69,8 +70,10 @@ def train(
     rows = settings.batch_size // settings.microbatches
     check_batch_size(rows, mesh, "train.batch_size / train.microbatches")
     checkpoints = _open(workdir, config)
-    task = build_task(config, workdir, mesh)
-    summary = task.summary  # reads the data: what is bad there shows before this is a run
+    with one_process_first("its data and its tokenizer"):
+        task = build_task(config, workdir, mesh)
+        summary = task.summary  # reads the data: what is bad there shows before this is a run
+    host, hosts = host_slice(mesh)
     optimizer = make_optimizer(config.optimizer, settings.steps)
     state, position, layout = _start(task, optimizer, checkpoints, settings, mesh)
     first_step = int(state.step)
@@ -97,11 +100,11 @@ def train(
     valid: dict[str, float] = {}
     tracer = Tracer(workdir / "profile", _profiled(first_step, last_step) if profile else range(0))
     try:
-        batches = task.train_batches(position, jax.process_index(), jax.process_count())
+        batches = task.train_batches(position, host, hosts)
         for step, batch, position in _numbered(batches, first_step, last_step):
             with jax.set_mesh(mesh), tracer.step(step):
                 state, metrics = programs.train_step(state, put_batch(batch, mesh), dropout_key)
-            clock.count(task.count_tokens(batch) * jax.process_count())
+            clock.count(task.count_tokens(batch) * hosts)
 
             validates = step % settings.checkpoint_every == 0 or step == last_step
             if validates or step % settings.log_every == 0:
@@ -193,7 +196,7 @@ def make_mean_loss(
 
     def mean_loss(params: Params, split: str) -> dict[str, float]:
         total: dict[str, np.ndarray] = {}
-        for batch in task.eval_batches(split, jax.process_index(), jax.process_count()):
+        for batch in task.eval_batches(split, *host_slice(mesh)):
             with jax.set_mesh(mesh):
                 found = terms(params, put_batch(batch, mesh))
             for name, pair in found.items():

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from transformer_jax.errors import UserError
 from transformer_jax.interop.bert import PretrainedBert
@@ -79,4 +79,4 @@ def _shapes(tree: Params) -> dict[str, tuple[int, ...]]:
 
 
 def _placed(value: Any, like: jax.Array) -> jax.Array:
-    return jax.device_put(jnp.asarray(value, like.dtype), like.sharding)
+    return jax.device_put(np.asarray(value, like.dtype), like.sharding)

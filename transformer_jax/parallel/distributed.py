@@ -1,0 +1,156 @@
+"""Many processes: how they find one another, and who does what first."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from transformer_jax.errors import UserError
+from transformer_jax.parallel.mesh import BATCH_AXES, batch_shards
+
+# JAX finds the other processes by itself where one of these is set: SLURM's srun, Open MPI,
+# GKE (JobSet) and Cloud TPU VMs, or a user who names the coordinator.
+_CLUSTERS = (
+    "JAX_COORDINATOR_ADDRESS",
+    "SLURM_PROCID",
+    "OMPI_MCA_orte_hnp_uri",
+    "TPU_WORKER_HOSTNAMES",
+    "TPU_PROCESS_ADDRESSES",
+    "CLOUD_TPU_TASK_ID",
+)
+_START = 300  # seconds until all processes have come together
+_PREPARED = 3600  # seconds that the others wait while one prepares data
+_waits = itertools.count()
+
+
+@dataclasses.dataclass(frozen=True)
+class DistributedConfig:
+    """How the processes of a run find one another; SLURM, GKE and Cloud TPU say it themselves.
+
+    Attributes:
+      coordinator: HOST:PORT at which process 0 listens.
+      processes: how many there are.
+      rank: the number of this one, from 0.
+      heartbeat: seconds without a sign of life after which a process counts as dead.
+    """
+
+    coordinator: str | None = None
+    processes: int | None = None
+    rank: int | None = None
+    heartbeat: int = 100
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("coordinator", "processes", "rank") if self._has(name)]
+        if 0 < len(given) < 3:
+            raise ValueError(
+                f"--distributed.{given[0]} goes together with --distributed.coordinator HOST:PORT, "
+                f"--distributed.processes and --distributed.rank."
+            )
+        if self.coordinator is not None and not self.coordinator.rpartition(":")[2].isdigit():
+            raise ValueError(f"--distributed.coordinator {self.coordinator} must be HOST:PORT.")
+        if self.processes is not None and not 0 <= (self.rank or 0) < self.processes:
+            raise ValueError(
+                f"--distributed.rank {self.rank} must be in 0..{self.processes - 1}, as there are "
+                f"--distributed.processes {self.processes}."
+            )
+        if self.heartbeat < 1:
+            raise ValueError("--distributed.heartbeat must be at least 1 second.")
+
+    def _has(self, name: str) -> bool:
+        return getattr(self, name) is not None
+
+
+def initialize(config: DistributedConfig) -> None:
+    """Joins the processes of this run, if there are several; before any use of a device.
+
+    Raises:
+      UserError: the others cannot be reached in time.
+    """
+    if config.coordinator is None and not any(name in os.environ for name in _CLUSTERS):
+        return
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")  # CPUs have none by default
+    try:
+        jax.distributed.initialize(
+            config.coordinator,
+            config.processes,
+            config.rank,
+            initialization_timeout=_START,
+            heartbeat_timeout_seconds=config.heartbeat,
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"The {config.processes or 'other'} processes of this run did not come together at "
+            f"{config.coordinator or 'the address that the cluster says'}: {reason}"
+        ) from error
+
+
+@contextmanager
+def one_process_first(what: str, timeout: int = _PREPARED) -> Iterator[None]:
+    """Runs a block in process 0 alone, and then in all others, which find its files.
+
+    Args:
+      what: what is prepared, for the message.
+      timeout: seconds that the others wait.
+
+    Raises:
+      UserError: process 0 is not ready in time.
+    """
+    if jax.process_index() == 0:
+        yield
+        _wait(what, timeout)
+    else:
+        _wait(what, timeout)
+        yield
+
+
+def _wait(what: str, timeout: int) -> None:
+    """Until all processes are here; by the coordinator, so that no device need be used."""
+    if jax.process_count() == 1:
+        return
+    # The only barrier of JAX with a time limit; that of multihost_utils waits for ever.
+    from jax._src.distributed import global_state
+
+    try:
+        global_state.client.wait_at_barrier(f"{what} {next(_waits)}", timeout * 1000)
+    except RuntimeError as error:
+        raise UserError(
+            f"Process {jax.process_index()} waited {timeout} seconds for {what} in process 0 and "
+            f"the others, or one of them has ended; see their logs."
+        ) from error
+
+
+def host_slice(mesh: Mesh) -> tuple[int, int]:
+    """Which slice of a batch this process reads, and how many there are: (index, count).
+
+    The rows of a batch are split over the data and fsdp axes. Processes whose devices differ only
+    along other axes read the same rows.
+
+    Raises:
+      UserError: the devices of a process do not take one whole slice.
+    """
+    shards = batch_shards(mesh)
+    axes = [mesh.axis_names.index(axis) for axis in BATCH_AXES]
+    devices = np.moveaxis(mesh.devices, axes, range(len(axes))).reshape(shards, -1)
+    rows_of: dict[int, set[int]] = {}
+    for row, row_devices in enumerate(devices):
+        for device in row_devices:
+            rows_of.setdefault(device.process_index, set()).add(row)
+    sizes = {len(rows) for rows in rows_of.values()}
+    mine = sorted(rows_of.get(jax.process_index(), ()))
+    whole = all(max(rows) - min(rows) + 1 == len(rows) for rows in rows_of.values())
+    starts = {min(rows) for rows in rows_of.values()}
+    if not mine or len(sizes) > 1 or not whole or any(start % len(mine) for start in starts):
+        raise UserError(
+            f"The mesh {dict(mesh.shape)} gives the {len(rows_of)} processes slices of the batch "
+            f"that overlap. Choose axes whose sizes divide the devices of a process, or are "
+            f"multiples of them."
+        )
+    return mine[0] // len(mine), shards // len(mine)
