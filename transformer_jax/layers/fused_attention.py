@@ -6,12 +6,12 @@ They have no dropout of the weights, and refuse what they cannot honour.
 from __future__ import annotations
 
 import functools
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
-from transformer_jax.layers.attention import AttentionFn
 from transformer_jax.layers.masks import Mask
 from transformer_jax.typing import Array
 
@@ -89,7 +89,7 @@ def _by_jax(
     value: Array,
     mask: Mask | None,
     bias: Array | None,
-    implementation: str,
+    implementation: Literal["xla", "cudnn"],
 ) -> Array:
     """`jax.nn.dot_product_attention`, with zeros for queries that see no key."""
     allowed = None if mask is None else mask.to_dense(query.shape[1], key.shape[1])
@@ -99,7 +99,7 @@ def _by_jax(
         value,
         bias=bias,
         mask=allowed,
-        implementation=implementation,  # type: ignore[arg-type]
+        implementation=implementation,
     )
     if allowed is None:
         return mixed
@@ -110,7 +110,7 @@ def _by_jax(
 @functools.cache
 def _splash_kernel(
     length: int, keys: int, heads: int, is_causal: bool, window: int | None, interpret: bool
-) -> AttentionFn:
+) -> Any:
     """The kernel for one row; what it precomputes of its mask is numpy, and is kept."""
     shape = (length, keys)
     one: splash.Mask = splash.FullMask(shape)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import flax.linen as nn
 import jax
 from jax.sharding import Mesh, PartitionSpec
 
 from transformer_jax.errors import UserError
-from transformer_jax.layers.attention import AttentionFn
+from transformer_jax.layers.attention import AttentionFn, dense_attention
 from transformer_jax.layers.kernels import FUSED, KERNELS, Kernel
 from transformer_jax.layers.masks import Mask
 from transformer_jax.parallel.mesh import AXES, BATCH_AXES
-from transformer_jax.typing import Array
+from transformer_jax.typing import Array, identity
 
 _HEADS = ("model", "context")  # what splits the heads while a device attends
 
@@ -36,6 +37,17 @@ def attention_on(mesh: Mesh, name: Kernel) -> AttentionFn:
     if mesh.size == 1 or name not in FUSED and mesh.shape["context"] == 1:
         return KERNELS[name]
     return on_each_device(KERNELS[name], mesh)
+
+
+def without_mesh(model: nn.Module) -> nn.Module:
+    """The model with plain attention, for the few short rows of an initialisation.
+
+    Its parameters are the same; kernels and meshes may refuse such rows.
+
+    Args:
+      model: has the fields `attention_fn` and `constrain`.
+    """
+    return model.clone(attention_fn=dense_attention, constrain=identity)
 
 
 def on_each_device(kernel: AttentionFn, mesh: Mesh) -> AttentionFn:

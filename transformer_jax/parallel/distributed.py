@@ -7,6 +7,7 @@ import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import jax
 import numpy as np
@@ -118,8 +119,9 @@ def _wait(what: str, timeout: int) -> None:
     # The only barrier of JAX with a time limit; that of multihost_utils waits for ever.
     from jax._src.distributed import global_state
 
+    client: Any = global_state.client
     try:
-        global_state.client.wait_at_barrier(f"{what} {next(_waits)}", timeout * 1000)
+        client.wait_at_barrier(f"{what} {next(_waits)}", timeout * 1000)
     except RuntimeError as error:
         raise UserError(
             f"Process {jax.process_index()} waited {timeout} seconds for {what} in process 0 and "

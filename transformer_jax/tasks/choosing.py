@@ -13,7 +13,7 @@ from transformer_jax.data.choices import NUM_CHOICES
 from transformer_jax.models.bert import BertConfig
 from transformer_jax.models.bert_tasks import BertChooser
 from transformer_jax.objectives.losses import label_smoothed_cross_entropy, token_accuracy
-from transformer_jax.parallel.attention import attention_on
+from transformer_jax.parallel.attention import attention_on, without_mesh
 from transformer_jax.parallel.sharding import constrain_activations
 from transformer_jax.tasks.choosing_data import ChoiceRows, ChoosingData, read_split
 from transformer_jax.tasks.classification_metrics import accuracy
@@ -74,7 +74,7 @@ class Choosing(FineTuning):
     def init_params(self, key: Array) -> Params:
         """As of `FineTuning`, on a row of as many examples as a question has choices."""
         tokens = np.zeros((1, NUM_CHOICES), np.int32)
-        return self.model.init(key, tokens, first_tokens=tokens)["params"]
+        return without_mesh(self.model).init(key, tokens, first_tokens=tokens)["params"]
 
     def loss_terms(self, params: Params, batch: Batch, key: Array | None) -> Terms:
         """The loss of the choices; and for information the accuracy."""

@@ -22,7 +22,7 @@ from transformer_jax.objectives.distillation import (
     soft_cross_entropy,
 )
 from transformer_jax.objectives.losses import label_smoothed_cross_entropy, token_accuracy
-from transformer_jax.parallel.attention import attention_on
+from transformer_jax.parallel.attention import attention_on, without_mesh
 from transformer_jax.parallel.sharding import constrain_activations
 from transformer_jax.tasks.bert_data import BertData
 from transformer_jax.tasks.masked_lm import MaskedLm, MaskedLmConfig
@@ -110,7 +110,7 @@ class Distillation(MaskedLm):
 
     def init_params(self, key: Array) -> Params:
         """Fresh parameters of both models; `adopt_params` puts the teacher's in their place."""
-        teacher = self.teacher.init(key, jnp.zeros((1, 2), jnp.int32))["params"]
+        teacher = without_mesh(self.teacher).init(key, jnp.zeros((1, 2), jnp.int32))["params"]
         return {"student": super().init_params(key), "teacher": teacher}
 
     def adopt_params(self, params: Params, fresh: Params) -> Params:

@@ -18,6 +18,7 @@ from transformer_jax.errors import UserError
 from transformer_jax.interop.bert_names import Kind
 from transformer_jax.models.bert import BertConfig
 from transformer_jax.models.bert_tasks import BertWithHead
+from transformer_jax.parallel.attention import without_mesh
 from transformer_jax.parallel.sharding import TRANSFORMER_RULES, Rules, put_batch
 from transformer_jax.tasks.encoder_inputs import encoder_inputs
 from transformer_jax.tasks.encoder_start import adopt_encoder, encoder_tokenizer
@@ -85,7 +86,7 @@ class FineTuning:
 
     def init_params(self, key: Array) -> Params:
         """Fresh parameters; `adopt_params` puts a pretrained encoder in the place of theirs."""
-        return self.model.init(key, jnp.zeros((1, 2), jnp.int32))["params"]
+        return without_mesh(self.model).init(key, jnp.zeros((1, 2), jnp.int32))["params"]
 
     def adopt_params(self, params: Params, fresh: Params) -> Params:
         """The encoder of these parameters, and a fresh head."""

@@ -30,7 +30,7 @@ from transformer_jax.objectives.corruption import (
     predictions_for,
 )
 from transformer_jax.objectives.losses import label_smoothed_cross_entropy, token_accuracy
-from transformer_jax.parallel.attention import attention_on
+from transformer_jax.parallel.attention import attention_on, without_mesh
 from transformer_jax.parallel.sharding import (
     TRANSFORMER_RULES,
     Rules,
@@ -117,7 +117,7 @@ class MaskedLm:
 
     def init_params(self, key: Array) -> Params:
         """Fresh parameters of the model."""
-        return self.model.init(key, jnp.zeros((1, 2), jnp.int32))["params"]
+        return without_mesh(self.model).init(key, jnp.zeros((1, 2), jnp.int32))["params"]
 
     def own_params(self, params: Params) -> Params:
         """Those of `model`, among all that are trained or kept."""

@@ -21,7 +21,7 @@ from transformer_jax.decoding.search_config import SearchConfig
 from transformer_jax.errors import UserError
 from transformer_jax.models.transformer import Transformer, TransformerConfig
 from transformer_jax.objectives.losses import label_smoothed_cross_entropy, token_accuracy
-from transformer_jax.parallel.attention import attention_on
+from transformer_jax.parallel.attention import attention_on, without_mesh
 from transformer_jax.parallel.sharding import TRANSFORMER_RULES, Rules, constrain_activations
 from transformer_jax.tasks.task import Evaluation
 from transformer_jax.tasks.translation_data import (
@@ -102,7 +102,7 @@ class Translation:
     def init_params(self, key: Array) -> Params:
         """Fresh parameters of the model."""
         tokens = jnp.zeros((1, 2), jnp.int32)
-        return self.model.init(key, tokens, tokens)["params"]
+        return without_mesh(self.model).init(key, tokens, tokens)["params"]
 
     def loss_terms(self, params: Params, batch: Batch, key: Array | None) -> Terms:
         """Label-smoothed cross-entropy; and for information the plain one, and the accuracy."""
