@@ -14,6 +14,8 @@ from scipy.special import erf, log_softmax
 from tests.tasks.small_texts import MODEL, build
 from transformer_jax.data.pipeline import DataState
 from transformer_jax.objectives.corruption import Corrupted, MaskingConfig
+from transformer_jax.parallel.mesh import MeshConfig
+from transformer_jax.parallel.sharding import put_batch
 from transformer_jax.tasks.masked_lm import MaskedLmConfig
 from transformer_jax.training.step import init_state, make_train_step
 
@@ -338,3 +340,16 @@ def test_dropout_comes_with_the_key_alone(text_folder, tmp_path):
 def test_score_chunk_of_nothing_is_refused():
     with pytest.raises(ValueError, match="score_chunk=0"):
         MaskedLmConfig(score_chunk=0)
+
+
+@pytest.mark.parametrize("mesh", [MeshConfig(fsdp=2, context=2), MeshConfig(context=2, data=4)])
+def test_split_rows_have_the_losses_of_whole_ones(tmp_path, text_folder, mesh):
+    found = []
+    for one, devices in ((MeshConfig(), 1), (mesh, 8)):
+        task = build(text_folder, tmp_path / str(devices), mesh=one, devices=devices)
+        params = jax.jit(task.init_params)(jax.random.key(0))
+        batch, _ = next(task.train_batches(DataState(), 0, 1))
+        with jax.set_mesh(task.mesh):
+            terms = jax.jit(task.loss_terms)(params, put_batch(batch, task.mesh), None)
+        found.append({name: float(total / weight) for name, (total, weight) in terms.items()})
+    assert found[1] == pytest.approx(found[0], rel=1e-6)
