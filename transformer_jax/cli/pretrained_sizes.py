@@ -9,8 +9,8 @@ from transformer_jax.cli.run_config import read_run_config
 from transformer_jax.errors import UserError
 from transformer_jax.interop.bert_config import FAMILIES, config_from
 from transformer_jax.interop.folders import read_json
-from transformer_jax.interop.huggingface import is_pretrained, load_pretrained
 from transformer_jax.interop.hub import local_folder
+from transformer_jax.interop.huggingface import is_pretrained, load_pretrained
 from transformer_jax.models.bert import BertConfig
 from transformer_jax.tasks.encoder_start import PretrainedSizes
 from transformer_jax.training.config import ExperimentConfig
