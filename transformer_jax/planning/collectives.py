@@ -16,6 +16,7 @@ _MESH = re.compile(
     r"replica_groups=mesh\[(?P<axes>[^\]]*)\]"
     r"(?:, device_ids=\((?P<order>\[.*?\](?:T\([\d,]*\))?)\))? \{(?P<split>[^}]*)\}"
 )
+_IOTA = re.compile(r"replica_groups=(\[[\d,]+\]<=\[[\d,]+\](?:T\([\d,]+\))?)")
 _AXIS = re.compile(r"'([^']+)'(?::\((\d+)\)(\d+))?")
 
 
@@ -25,7 +26,7 @@ class Collective:
 
     Attributes:
       kind: one of `KINDS`.
-      dtype: of its elements.
+      dtype: of its elements; of arrays that go together, all of them.
       bytes: of the whole array that a device ends up with (all-gather) or begins with (others).
       runs: how often it runs in a step.
       group: the devices of one group, as numbers in the order of the mesh.
@@ -108,7 +109,7 @@ def _collective(
         re.search(r"chain_id=|async_collective_name=", instruction.attributes)
     )
     name = re.search(r'op_name="([^"]*)"', instruction.attributes)
-    dtype = shapes[0].type if shapes else "?"
+    dtype = "+".join(sorted({shape.type for shape in shapes}))
     return Collective(kind, dtype, size, runs, group, hidden, name[1] if name else "")
 
 
@@ -118,7 +119,7 @@ def _group(attributes: str, num_devices: int) -> tuple[int, ...]:
         return int(found[1]), int(found[2])
     if found := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
         return tuple(map(int, found[1].split(",")))
-    if found := re.search(r"replica_groups=(\[[\d,]+\]<=\S+?)[, ]", attributes + " "):
+    if found := _IOTA.search(attributes):
         return tuple(map(int, _iota(found[1])[0]))
     if found := _MESH.search(attributes):
         return _mesh_group(found["axes"], found["order"], found["split"], num_devices)

@@ -26,17 +26,39 @@ class Shape:
     Attributes:
       type: of its elements, as f32.
       sizes: its dimensions.
-      in_hbm: False if the compiler keeps it in the core's own memory.
+      layout: as the compiler writes it: "{1,0:T(8,128)S(1)}" has its last dimension innermost, in
+        tiles of 8 x 128, in memory space 1.
     """
 
     type: str
     sizes: tuple[int, ...]
-    in_hbm: bool
+    layout: str = ""
 
     @property
     def bytes(self) -> float:
-        """Without the padding of its tiles; 0 for what holds no data."""
+        """Of its elements; 0 for what holds no data."""
         return _ITEM_BYTES.get(self.type, 0) * math.prod(self.sizes)
+
+    @property
+    def in_hbm(self) -> bool:
+        """False if the compiler keeps it in the core's own memory."""
+        space = re.search(r"S\((\d+)\)", self.layout)
+        return space is None or space[1] == "0"
+
+    @functools.cached_property
+    def padded_bytes(self) -> float:
+        """What it takes in memory, where tiles are whole: [512,4] in tiles of 8 x 128 takes as much
+        as [512,128].
+        """
+        found = re.match(r"\{([\d,]*):T\(([\d,]+)\)", self.layout)
+        if found is None or not found[1]:
+            return self.bytes
+        sizes = list(self.sizes)
+        innermost = [int(dimension) for dimension in found[1].split(",")]
+        tile = [int(size) for size in reversed(found[2].split(","))]
+        for dimension, size in zip(innermost, tile, strict=False):
+            sizes[dimension] = -(-sizes[dimension] // size) * size
+        return _ITEM_BYTES.get(self.type, 0) * math.prod(sizes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +75,8 @@ class Instruction:
 
     @property
     def bytes(self) -> float:
-        """Of the result."""
-        return sum(shape.bytes for shape in self.shapes)
+        """Of the result, as it lies in memory."""
+        return sum(shape.padded_bytes for shape in self.shapes)
 
     @functools.cached_property
     def called(self) -> list[str]:
@@ -151,8 +173,7 @@ def parse_shapes(text: str) -> tuple[Shape, ...]:
     found = []
     for part in _ARRAY.finditer(text):
         sizes = tuple(int(size) for size in part["sizes"].split(",") if size)
-        space = re.search(r"S\((\d+)\)", part["layout"] or "")
-        found.append(Shape(part["type"], sizes, space is None or space[1] == "0"))
+        found.append(Shape(part["type"], sizes, part["layout"] or ""))
     return tuple(found)
 
 

@@ -22,7 +22,7 @@ ASSUMPTIONS = (
     "Every product runs at the peak of the matrix unit, and every byte at the full bandwidth: real "
     "steps take longer. An instruction takes the longer of both; one follows the other.",
     "What is elementwise costs its bytes alone; arrays that the compiler keeps in the core cost "
-    "nothing. Padding of tiles is not counted.",
+    "nothing.",
     "A collective that the compiler starts and ends apart is hidden behind other work; any other "
     "one is waited for. Links carry their full bandwidth, with no traffic of others.",
     "Loops whose turns only the data decides, as in masking, are counted as one turn.",

@@ -158,7 +158,7 @@ def _bytes(program: Program, computation: Computation, instruction: Instruction)
         moved = instruction.shapes[0] if instruction.opcode == "copy-start" else None
         shapes = [moved] if moved else instruction.shapes[1:2]
         in_hbm = sum(shape.in_hbm for shape in instruction.shapes[:2])
-        return sum(shape.bytes for shape in shapes) * min(in_hbm, 2)
+        return sum(shape.padded_bytes for shape in shapes) * min(in_hbm, 2)
     if instruction.opcode in ("dynamic-slice", "slice", "gather"):
         return _in_hbm(instruction.shapes) * 2
     if instruction.opcode == "dynamic-update-slice":
@@ -185,7 +185,7 @@ def _fusion_bytes(program: Program, computation: Computation, instruction: Instr
         total += whole if part is None else min(whole, part)
     for place, shape in enumerate(instruction.shapes):
         if place not in through_out and shape.in_hbm:
-            total += min(shape.bytes, _written(program, inner, place))
+            total += min(shape.padded_bytes, _written(program, inner, place))
     return total
 
 
@@ -242,4 +242,4 @@ def _handed_through(instruction: Instruction) -> tuple[set[int], set[int]]:
 
 
 def _in_hbm(shapes: tuple[Shape, ...]) -> float:
-    return sum(shape.bytes for shape in shapes if shape.in_hbm)
+    return sum(shape.padded_bytes for shape in shapes if shape.in_hbm)
