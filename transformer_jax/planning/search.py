@@ -36,7 +36,8 @@ def search(
     """Tries changes one after the other, each from the best so far; best first.
 
     The mesh comes first, then the kernel, what is recomputed, and the microbatches, which are
-    halved or doubled as long as that helps. Each try is a compilation.
+    halved or doubled as long as that helps; then all of it again, until nothing helps any more.
+    Each try is a compilation.
 
     Args:
       config: where to begin.
@@ -61,18 +62,21 @@ def search(
 
     best = attempt(config)
     assert best is not None
-    for moves in (_meshes(topology), _kernels(config), _remats(config)):
-        for move in moves:
-            changed = _apply(best.config, move)
-            found = None if changed is None else attempt(changed)
-            if found is not None and _rank(found.plan) < _rank(best.plan):
+    before = None
+    while best is not before:  # a change may help only after another one
+        before = best
+        for moves in (_meshes(topology), _kernels(config), _remats(config)):
+            for move in moves:
+                changed = _apply(best.config, move)
+                found = None if changed is None else attempt(changed)
+                if found is not None and _rank(found.plan) < _rank(best.plan):
+                    best = found
+        for factor in (2, 0.5):
+            while (changed := _microbatches(best.config, factor)) is not None:
+                found = attempt(changed)
+                if found is None or _rank(found.plan) >= _rank(best.plan):
+                    break
                 best = found
-    for factor in (2, 0.5):
-        while (changed := _microbatches(best.config, factor)) is not None:
-            found = attempt(changed)
-            if found is None or _rank(found.plan) >= _rank(best.plan):
-                break
-            best = found
     return sorted(tried.values(), key=lambda one: _rank(one.plan))
 
 
