@@ -115,3 +115,18 @@ def test_without_groups_all_devices_take_part():
 def test_what_a_ring_sends_in_an_all_to_all():
     one = Collective("all-to-all", "f32", 800.0, 1, (0, 1, 2, 3), False, "")
     assert one.sent == 800 * 3 / 4 / 4  # a quarter of an all-gather's, as both ways are used
+
+
+def test_what_runs_apart_is_counted_at_its_start_only():
+    wrapped = (
+        "%apart (p: f32[40]) -> f32[10] {\n"
+        "  %p = f32[40]{0} parameter(0)\n"
+        f"  ROOT %r = f32[10]{{0}} reduce-scatter(%p), {GROUPS.format(1)}\n}}\n"
+    )
+    (one,) = find(
+        "%s = ((f32[40]{0}), f32[10]{0}, u32[]) async-start(%a), calls=%apart",
+        "%u = ((f32[40]{0}), f32[10]{0}, u32[]) async-update(%s), calls=%apart",
+        "%d = f32[10]{0} async-done(%u), calls=%apart",
+        other=wrapped,
+    )
+    assert (one.kind, one.runs, one.hidden) == ("reduce-scatter", 1, True)

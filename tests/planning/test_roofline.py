@@ -28,11 +28,10 @@ def work(flops, size, ahead=False, runs=1):
 
 
 def test_each_instruction_takes_the_longer_of_computing_and_moving():
-    found = roofline(
-        [work(CHIP.flops, 1.0), work(1.0, CHIP.hbm_bandwidth, runs=2)], [], POD, places(POD)
-    )
+    slow, wide = work(CHIP.flops, 0.5 * CHIP.hbm_bandwidth), CHIP.hbm_bandwidth
+    found = roofline([slow, work(0.5 * CHIP.flops, wide, runs=2)], [], POD, places(POD))
     assert found.work == pytest.approx(3) and found.step == pytest.approx(3)
-    assert found.compute == pytest.approx(1) and found.memory == pytest.approx(2)
+    assert found.compute == pytest.approx(2) and found.memory == pytest.approx(2.5)
 
 
 def test_what_is_fetched_for_later_counts_only_when_memory_is_the_limit():

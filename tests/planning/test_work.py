@@ -60,6 +60,7 @@ def test_a_product_that_is_written_as_a_convolution_takes_as_many(name):
         (7, 3, 2, 2, 1, 1, 1),
         (5, 4, 3, 0, 0, 4, 1),
         (4, 3, 1, 2, 2, 2, 2),
+        (5, 3, 1, 2, 2, 1, 2),
     ],
 )
 def test_pairs_are_those_of_numbers_neither_on_padding_nor_in_holes(

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +33,6 @@ def main(argv: Sequence[str] | None = None) -> int:
       0, also for a plan that does not fit; 1 after an error of the user's; 2 without a config.
     """
     jax.config.update("jax_platforms", "cpu")  # no device is used
-    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # nor is there a host that the compiler could ask
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", type=Path)
     parser.add_argument("--topology")

@@ -63,13 +63,22 @@ def find_collectives(program: Program, num_devices: int) -> list[Collective]:
     each part of that work, all with the channel of the one that they belong to: it counts once.
     """
     found: dict[str, Collective] = {}
+    apart = {
+        name
+        for instructions in program.computations.values()
+        for instruction in instructions.values()
+        if instruction.opcode == "async-start"
+        for name in instruction.called
+    }
     for computation, instructions in program.computations.items():
         runs = program.runs[computation]
         for instruction in instructions.values():
             kind = instruction.opcode.removesuffix("-start")
             if kind not in KINDS or not runs:
                 continue
-            one = _collective(kind, instruction, computation, program, runs, num_devices)
+            one = _collective(kind, instruction, computation, runs, num_devices)
+            if computation in apart:
+                one = dataclasses.replace(one, hidden=True)
             channel = instruction.attribute("channel_id") or instruction.name
             before = found.get(channel)
             if len(one.group) > 1 and (before is None or before.runs < one.runs):
@@ -90,7 +99,6 @@ def _collective(
     kind: str,
     instruction: Instruction,
     computation: str,
-    program: Program,
     runs: int,
     num_devices: int,
 ) -> Collective:

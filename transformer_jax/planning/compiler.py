@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
 import re
 import time
 from typing import Any, NamedTuple
@@ -60,6 +61,8 @@ def devices_of(topology: Topology) -> list[jax.Device]:
         raise UserError(
             "The compiler for TPUs is not installed: pip install 'transformer-jax[plan]'."
         )
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # there is no host that it could ask
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # no TPU is used, so two may compile at a time
     several = {"num_slices": topology.slices} if topology.slices > 1 else {}
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **several)
