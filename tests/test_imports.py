@@ -28,6 +28,7 @@ ROOMS = (
     "tasks",
     "visualize",
     "training",
+    "planning",
     "__init__",  # the package itself, which shows the most used names
     "cli",
 )

@@ -23,8 +23,8 @@ def losses(folder):
 
 def test_seeds_are_trained_as_each_alone_with_one_compilation(flags, tmp_path, capfd, monkeypatch):
     made = []
-    compile_ = loop._compile
-    monkeypatch.setattr(loop, "_compile", lambda *args: made.append(args) or compile_(*args))
+    compile_ = loop.make_programs
+    monkeypatch.setattr(loop, "make_programs", lambda *args: made.append(args) or compile_(*args))
     assert train.main([*flags, "--workdir", str(tmp_path / "all"), "--seeds", "3"]) == 0
     out = capfd.readouterr().out
     assert len(made) == 1

@@ -83,3 +83,22 @@ def parse_overrides(
         description=description,
         config=(tyro.conf.AvoidSubcommands,),
     )
+
+
+def change_config(
+    config: ExperimentConfig, argv: Sequence[str], prog: str, description: str
+) -> ExperimentConfig:
+    """Parses one flag for each field of the config, and nothing else; as `parse_overrides`."""
+
+    def command(
+        config: Annotated[ExperimentConfig, tyro.conf.arg(name="")] = config,
+    ) -> ExperimentConfig:
+        return config
+
+    return tyro.cli(
+        command,
+        args=list(argv),
+        prog=prog,
+        description=description,
+        config=(tyro.conf.AvoidSubcommands,),
+    )

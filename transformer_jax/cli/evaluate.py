@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformer_jax.cli.config_file import load_config, parse_overrides
+from transformer_jax.cli.config_file import change_config, load_config
 from transformer_jax.cli.evaluate_pretrained import evaluate_pretrained
 from transformer_jax.cli.run_config import read_run_config
 from transformer_jax.errors import UserError
@@ -82,10 +82,10 @@ def _evaluate_model(args: argparse.Namespace, overrides: Sequence[str]) -> None:
         raise UserError("--model needs the task: name a config of it, --config configs/NAME.py.")
     if args.step != "latest" or args.average is not None:
         raise UserError("--step and --average are of runs, and --model names none.")
-    flags = ["--workdir", str(args.model), *overrides]
+    flags = [*overrides]
     if args.data_path is not None:
         flags += ["--data.path", args.data_path]
-    _, config = parse_overrides(load_config(args.config), flags, __doc__ or "")
+    config = change_config(load_config(args.config), flags, "eval.py", __doc__ or "")
     metrics, report = evaluate_pretrained(args.model, config, args.split)
     print(report, end="\n\n")
     print(to_line({"split": args.split} | metrics))

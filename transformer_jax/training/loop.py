@@ -80,7 +80,7 @@ def train(
     last_step = min(settings.steps, settings.stop_at or settings.steps)
 
     # Act 2: the step and the validation, compiled for that layout.
-    programs = programs or _compile(task, optimizer, settings, mesh, layout)
+    programs = programs or make_programs(task, optimizer, settings, mesh, layout)
     mean_loss = make_mean_loss(task, mesh, programs.terms)
     schedule = config.optimizer.schedule.build(settings.steps)
     # Initial parameters are threefry's on every layout; dropout's bits are the config's choice.
@@ -128,7 +128,7 @@ def train(
     return programs, valid
 
 
-def _compile(
+def make_programs(
     task: Task,
     optimizer: optax.GradientTransformation,
     settings: TrainConfig,

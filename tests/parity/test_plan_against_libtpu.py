@@ -1,0 +1,95 @@
+"""Plans with the compiler for TPUs: `pip install -e '.[plan]'`. A small model compiles in seconds."""
+
+import dataclasses
+
+import pytest
+
+from transformer_jax.errors import UserError
+from transformer_jax.models.bert import BertConfig
+from transformer_jax.parallel.mesh import MeshConfig
+from transformer_jax.planning.chips import parse_topology
+from transformer_jax.planning.collectives import summary
+from transformer_jax.planning.plan import make_plan
+from transformer_jax.tasks.bert_data import BertData
+from transformer_jax.tasks.masked_lm import MaskedLmConfig
+from transformer_jax.training.config import ExperimentConfig, TrainConfig
+from transformer_jax.training.optimizer import OptimizerConfig
+
+pytest.importorskip("libtpu")
+
+SQUARE = parse_topology("v5e:2x2")
+MODEL = BertConfig(
+    vocab_size=1024, width=256, num_heads=4, feed_forward_dim=1024, num_layers=3,
+    max_positions=128, dropout_rate=0.0, attention_dropout_rate=0.0, dtype="bfloat16",
+)  # fmt: skip
+CONFIG = ExperimentConfig(
+    MaskedLmConfig(),
+    MODEL,
+    BertData(row_length=128),
+    optimizer=OptimizerConfig(clip_norm=1.0),
+    train=TrainConfig(batch_size=32, dropout_bits="rbg"),
+)
+LARGEST = 2 * 256 * 1024  # bytes of a layer's largest matrix in bfloat16
+
+
+@pytest.fixture(scope="module")
+def plans():
+    """One compilation for each layout."""
+    made = {}
+
+    def of(**mesh):
+        key = tuple(sorted(mesh.items()))
+        if key not in made:
+            made[key] = make_plan(dataclasses.replace(CONFIG, mesh=MeshConfig(**mesh)), SQUARE)
+        return made[key]
+
+    return of
+
+
+@pytest.mark.parametrize("mesh", [{}, {"fsdp": 4}, {"model": 2}])
+def test_the_program_runs_the_products_of_the_model_and_no_more(plans, mesh):
+    """Two independent counts: dot products of the traced loss, convolutions of the program."""
+    plan = plans(**mesh)
+    assert plan.hardware_flops == pytest.approx(plan.flops, rel=0.03)
+
+
+def test_loops_count_as_often_as_they_turn(plans):
+    deep = dataclasses.replace(CONFIG, model=dataclasses.replace(MODEL, num_layers=6))
+    plan = make_plan(deep, SQUARE)
+    assert plan.hardware_flops == pytest.approx(plan.flops, rel=0.03)
+    assert plan.flops > 1.7 * plans().flops
+
+
+def test_what_remat_computes_again_is_found():
+    again = dataclasses.replace(CONFIG, model=dataclasses.replace(MODEL, remat="full"))
+    plan = make_plan(again, SQUARE)
+    assert 1.15 < plan.hardware_flops / plan.flops < 4 / 3
+
+
+def test_copies_of_the_model_need_sums_of_gradients_only(plans):
+    found = summary(list(plans().collectives))
+    assert set(found) == {"all-reduce"}
+    parameters = 2.4e6 + 1024 * 256 + 128 * 256
+    assert 2 * parameters < found["all-reduce"]["bytes"] < 4.5 * parameters
+
+
+def test_shared_parameters_are_gathered_by_layer(plans):
+    plan = plans(fsdp=4)
+    gathers = [one for one in plan.collectives if one.kind == "all-gather"]
+    assert {len(one.group) for one in gathers} == {4}
+    largest = [one for one in gathers if one.bytes == LARGEST]
+    assert sum(one.runs for one in largest) == 2 * 2 * 3  # up and down, both passes, each layer
+    assert all(one.bytes <= LARGEST for one in gathers)  # never the whole stack
+
+
+def test_a_plan_that_does_not_fit_is_a_result():
+    big = dataclasses.replace(CONFIG, train=TrainConfig(batch_size=2**17, dropout_bits="rbg"))
+    plan = make_plan(big, SQUARE)
+    assert not plan.fits and plan.times is None
+    assert plan.compiled.memory.total > SQUARE.chip.hbm_bytes
+    assert plan.to_json()["fits"] is False
+
+
+def test_a_topology_that_cannot_be_wired_is_an_error_of_the_users():
+    with pytest.raises(UserError, match="v5e:3x5 is none that the compiler knows"):
+        make_plan(CONFIG, parse_topology("v5e:3x5"))
