@@ -98,6 +98,19 @@ def constrain_activations(mesh: Mesh) -> Constrain:
     return lambda x: jax.lax.with_sharding_constraint(x, layout)
 
 
+def constrain_rows(tree: Any, mesh: Mesh) -> Any:
+    """Fixes arrays [B,...] that are made of a batch to be split as it is, by rows; not scalars.
+
+    Without it, what is split by places too would have its making split: many small exchanges.
+    """
+    if mesh.size == 1:
+        return tree
+    layout = batch_sharding(mesh)
+    return jax.tree.map(
+        lambda x: jax.lax.with_sharding_constraint(x, layout) if x.ndim else x, tree
+    )
+
+
 def check_batch_size(batch_size: int, mesh: Mesh, what: str) -> None:
     """Raises UserError unless the batch can be cut into equal slices."""
     if batch_size % batch_shards(mesh):

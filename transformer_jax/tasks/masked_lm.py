@@ -35,6 +35,7 @@ from transformer_jax.parallel.sharding import (
     TRANSFORMER_RULES,
     Rules,
     constrain_activations,
+    constrain_rows,
     put_batch,
 )
 from transformer_jax.tasks.bert_data import BertData, read_rows, run_tokenizer
@@ -157,7 +158,7 @@ class MaskedLm:
     def corrupt(self, batch: Batch) -> Corrupted:
         """Masks a batch; a pure function of its arrays."""
         masking = self.config.masking
-        return corrupt(
+        masked = corrupt(
             batch["row_seeds"],
             batch["tokens"],
             batch["segments"],
@@ -168,6 +169,7 @@ class MaskedLm:
             vocab_size=self.tokenizer.vocab_size,
             predictions=predictions_for(self.data.row_length, masking.rate),
         )
+        return constrain_rows(masked, self.mesh)
 
     def train_batches(
         self, start: DataState, process_index: int, process_count: int
