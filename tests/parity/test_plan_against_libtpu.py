@@ -1,4 +1,4 @@
-"""Plans with the compiler for TPUs: `pip install -e '.[plan]'`. A small model compiles in seconds."""
+"""Plans with the compiler for TPUs, which `pip install -e '.[plan]'` brings."""
 
 import dataclasses
 
@@ -80,6 +80,19 @@ def test_shared_parameters_are_gathered_by_layer(plans):
     largest = [one for one in gathers if one.bytes == LARGEST]
     assert sum(one.runs for one in largest) == 2 * 2 * 3  # up and down, both passes, each layer
     assert all(one.bytes <= LARGEST for one in gathers)  # never the whole stack
+
+
+def test_slices_hold_copies_of_the_model_and_their_network_is_waited_for(plans):
+    two = make_plan(CONFIG, parse_topology("v5e:2x2", slices=2))
+    assert two.mesh["data"] == 8 and two.topology.num_chips == 8
+    assert max(len(one.group) for one in two.collectives) == 8
+    assert two.times.exposed > 2 * plans().times.exposed
+
+
+def test_parameters_are_not_shared_between_slices():
+    config = dataclasses.replace(CONFIG, mesh=MeshConfig(fsdp=8))
+    with pytest.raises(UserError, match="multiple of the 2 slices"):
+        make_plan(config, parse_topology("v5e:2x2", slices=2))
 
 
 def test_a_plan_that_does_not_fit_is_a_result():
