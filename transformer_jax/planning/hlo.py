@@ -144,14 +144,16 @@ class Program:
         bound = condition.get(root.operands[1])
         if bound is None or bound.opcode != "constant":
             return None
-        counter = condition[root.operands[0]].attribute("index") or "0"
-        return -(-int(bound.inside) // self._step(instruction, int(counter)))
+        counter = condition.get(root.operands[0])
+        place = counter.attribute("index") if counter is not None else None
+        step = 1 if place is None else self._step(instruction, int(place))
+        return -(-int(bound.inside) // step)
 
-    def _step(self, loop: Instruction, counter: int) -> int:
+    def _step(self, loop: Instruction, place: int) -> int:
         """What a turn of a loop adds to its counter."""
         body = self.computations[loop.attribute("body") or ""]
         root = next(i for i in body.values() if i.is_root)
-        following = body.get(root.operands[counter]) if root.opcode == "tuple" else None
+        following = body.get(root.operands[place]) if root.opcode == "tuple" else None
         if following is None or following.opcode != "add":
             return 1
         added = [body[n].inside for n in following.operands if n in body]
