@@ -1,4 +1,4 @@
-"""Plans with the compiler for TPUs: `pip install -e '.[plan]'`. A small model compiles in seconds."""
+"""Plans with the compiler for TPUs, which `pip install -e '.[plan]'` brings."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ from transformer_jax.errors import UserError
 from transformer_jax.models.bert import BertConfig
 from transformer_jax.parallel.mesh import MeshConfig
 from transformer_jax.planning.chips import parse_topology
-from transformer_jax.planning.collectives import summary
+from transformer_jax.planning.collectives import BETWEEN, summary
 from transformer_jax.planning.plan import make_plan
 from transformer_jax.tasks.bert_data import BertData
 from transformer_jax.tasks.masked_lm import MaskedLmConfig
@@ -80,6 +80,21 @@ def test_shared_parameters_are_gathered_by_layer(plans):
     largest = [one for one in gathers if one.bytes == LARGEST]
     assert sum(one.runs for one in largest) == 2 * 2 * 3  # up and down, both passes, each layer
     assert all(one.bytes <= LARGEST for one in gathers)  # never the whole stack
+
+
+def test_slices_hold_copies_of_the_model_and_exchange_sums_only(plans):
+    two = make_plan(CONFIG, parse_topology("v5e:2x2", slices=2))
+    assert two.mesh["data"] == 8 and two.topology.num_chips == 8
+    kinds = summary(list(two.collectives))
+    parameters = summary(list(plans().collectives))["all-reduce"]["bytes"]
+    # Each chip sends its quarter of the sums of its slice, and the small ones whole.
+    assert parameters / 4 < kinds[BETWEEN]["bytes"] < parameters / 2
+
+
+def test_parameters_are_not_shared_between_slices():
+    config = dataclasses.replace(CONFIG, mesh=MeshConfig(fsdp=8))
+    with pytest.raises(UserError, match="multiple of the 2 slices"):
+        make_plan(config, parse_topology("v5e:2x2", slices=2))
 
 
 def test_a_plan_that_does_not_fit_is_a_result():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from transformer_jax.planning.collectives import Collective, find_collectives, summary
+from transformer_jax.planning.collectives import BETWEEN, Collective, find_collectives, summary
 from transformer_jax.planning.hlo import parse_program
 
 GROUPS = "channel_id={}, replica_groups={{{{0,1,2,3}},{{4,5,6,7}}}}, to_apply=%add"
@@ -130,3 +130,14 @@ def test_what_runs_apart_is_counted_at_its_start_only():
         other=wrapped,
     )
     assert (one.kind, one.runs, one.hidden) == ("reduce-scatter", 1, True)
+
+
+def test_what_a_chip_sends_to_other_slices_is_found():
+    lines = (
+        "%s = (f32[32,8]{1,0}, u32[], token[]) send(%a, %t), channel_id=5, is_host_transfer=true, "
+        'frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}',
+        "%d = token[] send-done(%s), channel_id=5, is_host_transfer=true",
+    )
+    (one,) = find_collectives(program(*lines), 8, slices=2)
+    assert (one.kind, one.bytes, one.group, one.hidden) == (BETWEEN, 1024, (0, 4), True)
+    assert one.sent == 1024  # twice the half of it: there and back

@@ -64,6 +64,20 @@ def test_a_loop_whose_data_decides_is_counted_once_and_told():
     assert parse_program(LOOPS).unknown_loops == 1
 
 
+def test_a_loop_may_count_in_larger_steps():
+    body = """\
+%inner_body (b: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %b = (s32[]{:T(128)}, f32[4]{0:T(128)}) parameter(0)
+  %two = s32[]{:T(128)} constant(2)
+  %now = s32[]{:T(128)} get-tuple-element(%b), index=0
+  %next = s32[]{:T(128)} add(%now, %two)
+"""
+    begin = LOOPS.index("%inner_body (b")
+    text = LOOPS[:begin] + body + LOOPS[LOOPS.index("  %x = f32[4]", begin) :]
+    text = text.replace("tuple(%i, %y)", "tuple(%next, %y)")
+    assert parse_program(text).runs["inner_body"] == 5 * 2 + 1  # 0 and 2 are below 3
+
+
 def test_instructions_have_operands_attributes_and_shapes():
     body = parse_program(LOOPS).computations["inner_body"]
     assert body["y"].operands == ("x",) and body["y"].called == ["fused"]

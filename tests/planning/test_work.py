@@ -135,6 +135,6 @@ def test_what_is_fetched_for_later_is_counted_once_and_as_such():
 def test_the_compilers_own_estimate_is_read():
     *_, one = work(
         "%x = f32[8]{0} parameter(0)",
-        'ROOT %y = f32[8]{0} negate(%x), backend_config={"window_config":{"estimated_cycles":"37"}}',
+        'ROOT %y = f32[8]{0} negate(%x), backend_config={"w":{"estimated_cycles":"37"}}',
     )
     assert one.cycles == 37

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from transformer_jax.errors import UserError
@@ -56,7 +57,23 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
             f"their product is {count}."
         )
     shape = (data, config.fsdp, config.context, config.model)
+    slices = len({getattr(d, "slice_index", 0) for d in devices if d.platform == "tpu"})
+    if slices > 1:
+        return _mesh_of_slices(shape, slices, devices)
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def _mesh_of_slices(shape: tuple[int, ...], slices: int, devices: Sequence[jax.Device]) -> Mesh:
+    """A mesh over several slices of TPUs; only copies of the model use the network between them."""
+    data, *rest = shape
+    if data % slices:
+        raise UserError(
+            f"mesh.data={data} must be a multiple of the {slices} slices that the devices lie in, "
+            f"so that no slice shares its parameters with another. Set a smaller --mesh.fsdp."
+        )
+    inside, across = (data // slices, *rest), (slices, *(1 for _ in rest))
+    grid = mesh_utils.create_hybrid_device_mesh(inside, across, devices=devices)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(shape))
 
 
 def batch_shards(mesh: Mesh) -> int:

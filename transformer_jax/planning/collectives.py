@@ -12,6 +12,8 @@ from transformer_jax.planning.hlo import Instruction, Program
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
+BETWEEN = "between-slices"  # a sum over the network of the data centre
+
 _MESH = re.compile(
     r"replica_groups=mesh\[(?P<axes>[^\]]*)\]"
     r"(?:, device_ids=\((?P<order>\[.*?\](?:T\([\d,]*\))?)\))? \{(?P<split>[^}]*)\}"
@@ -25,7 +27,7 @@ class Collective:
     """One collective of the program.
 
     Attributes:
-      kind: one of `KINDS`.
+      kind: one of `KINDS`, or `BETWEEN`.
       dtype: of its elements; of arrays that go together, all of them.
       bytes: of the whole array that a device ends up with (all-gather) or begins with (others).
       runs: how often it runs in a step.
@@ -50,17 +52,19 @@ class Collective:
         size = len(self.group)
         if self.kind == "collective-permute":
             return self.bytes
-        passes = 2.0 if self.kind == "all-reduce" else 1.0
+        passes = 2.0 if self.kind in ("all-reduce", BETWEEN) else 1.0
         if self.kind == "all-to-all":
             passes = 1 / 4 if size > 2 else 1 / 2  # of a ring in both directions
         return passes * self.bytes * (size - 1) / size
 
 
-def find_collectives(program: Program, num_devices: int) -> list[Collective]:
+def find_collectives(program: Program, num_devices: int, slices: int = 1) -> list[Collective]:
     """The collectives of a program that really connect devices.
 
     A collective that the compiler hides behind other work stands in several computations, one for
     each part of that work, all with the channel of the one that they belong to: it counts once.
+    What goes over several slices is summed in each of them first; then each chip sends its part of
+    the sum by its host.
     """
     found: dict[str, Collective] = {}
     apart = {
@@ -73,6 +77,8 @@ def find_collectives(program: Program, num_devices: int) -> list[Collective]:
     for computation, instructions in program.computations.items():
         runs = program.runs[computation]
         for instruction in instructions.values():
+            if instruction.opcode == "send" and "megascale_transfer_type" in instruction.attributes:
+                found[instruction.name] = _between(instruction, runs, num_devices, slices)
             kind = instruction.opcode.removesuffix("-start")
             if kind not in KINDS or not runs:
                 continue
@@ -88,7 +94,7 @@ def find_collectives(program: Program, num_devices: int) -> list[Collective]:
 
 def summary(collectives: list[Collective]) -> dict[str, dict[str, float]]:
     """Count and bytes a step of each kind, and of all."""
-    table = {kind: {"count": 0, "bytes": 0.0} for kind in KINDS}
+    table = {kind: {"count": 0, "bytes": 0.0} for kind in (*KINDS, BETWEEN)}
     for one in collectives:
         table[one.kind]["count"] += one.runs
         table[one.kind]["bytes"] += one.runs * one.bytes
@@ -119,6 +125,12 @@ def _collective(
     name = re.search(r'op_name="([^"]*)"', instruction.attributes)
     dtype = "+".join(sorted({shape.type for shape in shapes}))
     return Collective(kind, dtype, size, runs, group, hidden, name[1] if name else "")
+
+
+def _between(instruction: Instruction, runs: int, num_devices: int, slices: int) -> Collective:
+    sent = instruction.shapes[0]
+    group = tuple(range(0, num_devices, num_devices // slices))  # one chip of each slice
+    return Collective(BETWEEN, sent.type, sent.bytes, runs, group, True, "")
 
 
 def _group(attributes: str, num_devices: int) -> tuple[int, ...]:

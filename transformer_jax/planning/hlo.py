@@ -129,8 +129,9 @@ class Program:
     def trip_count(self, instruction: Instruction) -> int | None:
         """How often a loop runs; None if it is no loop, or if its data decides.
 
-        Loops over layers and microbatches count from 0 in steps of 1 up to a constant, which their
-        condition compares with.
+        Loops over layers and microbatches count from 0 up to a constant, which their condition
+        compares with; those that the compiler makes of a product and its collective may count in
+        steps of 2.
         """
         if instruction.opcode != "while":
             return None
@@ -141,7 +142,22 @@ class Program:
         if root.opcode != "compare" or root.attribute("direction") != "LT":
             return None
         bound = condition.get(root.operands[1])
-        return int(bound.inside) if bound is not None and bound.opcode == "constant" else None
+        if bound is None or bound.opcode != "constant":
+            return None
+        counter = condition.get(root.operands[0])
+        place = counter.attribute("index") if counter is not None else None
+        step = 1 if place is None else self._step(instruction, int(place))
+        return -(-int(bound.inside) // step)
+
+    def _step(self, loop: Instruction, place: int) -> int:
+        """What a turn of a loop adds to its counter."""
+        body = self.computations[loop.attribute("body") or ""]
+        root = next(i for i in body.values() if i.is_root)
+        following = body.get(root.operands[place]) if root.opcode == "tuple" else None
+        if following is None or following.opcode != "add":
+            return 1
+        added = [body[n].inside for n in following.operands if n in body]
+        return next((int(text) for text in added if text.isdigit()), 1)
 
     @property
     def unknown_loops(self) -> int:

@@ -26,6 +26,8 @@ ASSUMPTIONS = (
     "A collective that the compiler starts and ends apart is hidden behind other work; any other "
     "one is waited for. Links carry their full bandwidth, with no traffic of others.",
     "Loops whose turns only the data decides, as in masking, are counted as one turn.",
+    "Between slices, a chip has its share of the network, and sends its part of a sum behind other "
+    "work.",
     "The input is there when the step begins; checkpoints and validations are left out.",
 )
 
@@ -130,22 +132,19 @@ def make_plan(config: ExperimentConfig, topology: Topology) -> Plan:
     )
     if compiled.text is None:
         return plan
-    places = {
-        number: (tuple(device.coords), getattr(device, "slice_index", 0))
-        for number, device in enumerate(mesh.devices.flat)
-    }
+    places = {number: tuple(device.coords) for number, device in enumerate(mesh.devices.flat)}
     return read_program(plan, parse_program(compiled.text), places)
 
 
 def read_program(plan: Plan, program: Program, places: Places) -> Plan:
     """The plan with the work and the time of its compiled program."""
-    work = list_work(program)
-    collectives = tuple(find_collectives(program, plan.topology.num_chips))
+    work, topology = list_work(program), plan.topology
+    collectives = tuple(find_collectives(program, topology.num_chips, topology.slices))
     return dataclasses.replace(
         plan,
-        hardware_flops=sum(one.runs * one.flops for one in work) * plan.topology.num_chips,
+        hardware_flops=sum(one.runs * one.flops for one in work) * topology.num_chips,
         collectives=collectives,
-        times=roofline(work, collectives, plan.topology, places),
+        times=roofline(work, collectives, topology, places),
         unknown_loops=program.unknown_loops,
     )
 

@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from transformer_jax.planning.chips import DCN_BANDWIDTH, HOP_SECONDS, Topology
-from transformer_jax.planning.collectives import Collective
+from transformer_jax.planning.collectives import BETWEEN, Collective
 from transformer_jax.planning.work import Work
 
-# Where each device sits: its coordinates in its slice, and the number of the slice.
-Places = Mapping[int, tuple[tuple[int, ...], int]]
+# Where each device sits in its slice.
+Places = Mapping[int, tuple[int, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,11 +77,12 @@ def seconds_of(one: Collective, topology: Topology, places: Places) -> float:
 
     Bytes over the links of the dimensions that the group spans, both ways where a dimension is a
     ring and all of it is in the group, and not less than the time that a signal takes: the formulas
-    of https://jax-ml.github.io/scaling-book/sharding. Between slices, what a slice's chips send
-    apart from one another, over the network.
+    of https://jax-ml.github.io/scaling-book/sharding. Between slices, a chip has its share of the
+    network.
     """
-    coordinates = [places[device][0] for device in one.group]
-    slices = {places[device][1] for device in one.group}
+    if one.kind == BETWEEN:
+        return one.sent / DCN_BANDWIDTH[topology.kind]
+    coordinates = [places[device] for device in one.group]
     links, hops = 0, 0
     for dimension in range(len(topology.shape)):
         extent = len({place[dimension] for place in coordinates})
@@ -90,10 +91,4 @@ def seconds_of(one: Collective, topology: Topology, places: Places) -> float:
         ring = topology.is_ring(dimension) and extent == topology.shape[dimension]
         links += 2 if ring else 1
         hops += extent // 2 if ring else extent - 1
-    inside = one.sent / (max(links, 1) * topology.chip.link_bandwidth)
-    time = max(inside, hops * HOP_SECONDS)
-    if len(slices) > 1:
-        # The sum inside of a slice comes first; each chip then sends its part of it to the others.
-        share = one.sent * len(slices) / len(one.group)
-        time += share / DCN_BANDWIDTH[topology.kind]
-    return time
+    return max(one.sent / (max(links, 1) * topology.chip.link_bandwidth), hops * HOP_SECONDS)

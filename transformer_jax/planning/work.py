@@ -16,6 +16,7 @@ _FREE = {
     "call", "iota", "after-all", "partition-id", "replica-id", "opt-barrier", "async-start",
     "copy-done", "slice-done", "async-done", "async-update", "all-reduce", "all-gather",
     "reduce-scatter", "all-to-all", "collective-permute", "all-gather-start", "all-gather-done",
+    "send", "send-done", "recv", "recv-done",
     "all-reduce-start", "all-reduce-done", "collective-permute-start", "collective-permute-done",
 }  # fmt: skip
 _AHEAD = {"copy-start", "slice-start"}  # fetch for later, while other instructions run
