@@ -72,6 +72,15 @@ def test_the_parts_of_one_hidden_collective_count_once():
     assert [one.hidden for one in found] == [True, False]
 
 
+def test_two_of_one_channel_are_two():
+    name = 'metadata={op_name="attend/all_to_all"}'
+    pair = [
+        f"%g{i} = f32[40]{{0}} all-to-all(%a{i}), dimensions={{0}}, {GROUPS.format(1)}, {name}"
+        for i in range(2)
+    ]
+    assert len(find(*pair)) == 2
+
+
 def test_a_collective_in_a_loop_runs_as_often():
     loop = (
         "%body (b: (s32[], f32[8])) -> (s32[], f32[8]) {\n"

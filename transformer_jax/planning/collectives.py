@@ -19,6 +19,8 @@ _MESH = re.compile(
     r"(?:, device_ids=\((?P<order>\[.*?\](?:T\([\d,]*\))?)\))? \{(?P<split>[^}]*)\}"
 )
 _IOTA = re.compile(r"replica_groups=(\[[\d,]+\]<=\[[\d,]+\](?:T\([\d,]+\))?)")
+# What the parts of a collective that the compiler hides behind other work have in common.
+_CHAIN = re.compile(r'(?:chain_id|async_collective_name)="?[^",}]*')
 _AXIS = re.compile(r"'([^']+)'(?::\((\d+)\)(\d+))?")
 
 
@@ -61,12 +63,14 @@ class Collective:
 def find_collectives(program: Program, num_devices: int, slices: int = 1) -> list[Collective]:
     """The collectives of a program that really connect devices.
 
-    A collective that the compiler hides behind other work stands in several computations, one for
-    each part of that work, all with the channel of the one that they belong to: it counts once.
+    A collective that the compiler hides behind other work stands in several places, one for each
+    part of that work, all with its channel, name and chain: it counts once. A channel alone does
+    not tell them apart: those of a shard_map may share one.
     What goes over several slices is summed in each of them first; then each chip sends its part of
     the sum by its host.
     """
-    found: dict[str, Collective] = {}
+    found: dict[tuple[str, str, str | None], dict[str, list[Collective]]] = {}
+    between: list[Collective] = []
     apart = {
         name
         for instructions in program.computations.values()
@@ -78,18 +82,26 @@ def find_collectives(program: Program, num_devices: int, slices: int = 1) -> lis
         runs = program.runs[computation]
         for instruction in instructions.values():
             if instruction.opcode == "send" and "megascale_transfer_type" in instruction.attributes:
-                found[instruction.name] = _between(instruction, runs, num_devices, slices)
+                between.append(_between(instruction, runs, num_devices, slices))
             kind = instruction.opcode.removesuffix("-start")
             if kind not in KINDS or not runs:
                 continue
             one = _collective(kind, instruction, computation, runs, num_devices)
             if computation in apart:
                 one = dataclasses.replace(one, hidden=True)
-            channel = instruction.attribute("channel_id") or instruction.name
-            before = found.get(channel)
-            if len(one.group) > 1 and (before is None or before.runs < one.runs):
-                found[channel] = one
-    return list(found.values())
+            if len(one.group) > 1:
+                channel = instruction.attribute("channel_id") or instruction.name
+                chain = _CHAIN.search(instruction.attributes)
+                places = found.setdefault((channel, one.name, chain and chain[0]), {})
+                ones = places.setdefault(computation, [])
+                if chain is None or not ones:
+                    ones.append(one)
+    most = [max(places.values(), key=_total_runs) for places in found.values()]
+    return [one for ones in most for one in ones] + between
+
+
+def _total_runs(ones: list[Collective]) -> int:
+    return sum(one.runs for one in ones)
 
 
 def summary(collectives: list[Collective]) -> dict[str, dict[str, float]]:
@@ -119,9 +131,7 @@ def _collective(
         kind = (
             "reduce-scatter"  # so the compiler writes it: a sum of which each device keeps a part
         )
-    hidden = instruction.opcode.endswith("-start") or bool(
-        re.search(r"chain_id=|async_collective_name=", instruction.attributes)
-    )
+    hidden = instruction.opcode.endswith("-start") or bool(_CHAIN.search(instruction.attributes))
     name = re.search(r'op_name="([^"]*)"', instruction.attributes)
     dtype = "+".join(sorted({shape.type for shape in shapes}))
     return Collective(kind, dtype, size, runs, group, hidden, name[1] if name else "")
