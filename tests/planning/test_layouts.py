@@ -22,6 +22,9 @@ MODEL = BertConfig(
     max_positions=LENGTH,
 )
 SMALL = 64  # bytes: sums of losses and weights, norms, and whether a loop goes on
+# The gradient of the tied table has two parts, of the look-up and of the scores, which XLA sums
+# apart on a CPU.
+TABLE = 4 * VOCAB * WIDTH
 
 
 def collectives(mesh, microbatches=1, dtype="float32"):
@@ -52,13 +55,13 @@ def kinds(found):
 def test_copies_sum_their_gradients_once():
     found, params = collectives(MeshConfig())
     assert kinds(found) == {"all-reduce"}
-    assert params <= total(found, "all-reduce") < 1.01 * params
+    assert params <= total(found, "all-reduce") - TABLE < 1.01 * params
 
 
 def test_a_sum_of_gradients_has_the_dtype_of_the_parameters():
     found, params = collectives(MeshConfig(), dtype="bfloat16")
     assert {dtype for *_, dtype in found} == {"f32"}
-    assert params <= total(found, "all-reduce") < 1.01 * params
+    assert params <= total(found, "all-reduce") - TABLE < 1.01 * params
 
 
 def test_shared_parameters_are_gathered_for_each_pass_and_never_activations():
@@ -69,7 +72,7 @@ def test_shared_parameters_are_gathered_for_each_pass_and_never_activations():
     assert total(found, "all-gather") <= 2 * layers + 2 * 4 * WIDTH**2 * 2
     assert total(found, "all-gather") >= layers
     sums = total(found, "all-reduce") + total(found, "reduce-scatter")
-    assert params <= sums < 1.01 * params  # a CPU's compiler sums whole gradients
+    assert params <= sums - TABLE < 1.01 * params  # a CPU's compiler sums whole gradients
 
 
 def test_split_rows_meet_for_attention_and_nowhere_else():
@@ -79,8 +82,8 @@ def test_split_rows_meet_for_attention_and_nowhere_else():
     one = 4 * ROWS // 4 * (LENGTH // 2) * WIDTH
     assert total(found, "all-to-all") == LAYERS * 8 * one
     # Gradients over the copies and over the places; the states of a few gathered tokens.
-    assert params <= total(found, "all-reduce", 4) < 1.01 * params
-    assert total(found, "all-reduce", 2) < 1.05 * params
+    assert params <= total(found, "all-reduce", 4) - TABLE < 1.01 * params
+    assert total(found, "all-reduce", 2) - TABLE < 1.05 * params
 
 
 def test_split_layers_sum_activations_and_never_gather_them():
@@ -104,6 +107,10 @@ def test_split_layers_sum_activations_and_never_gather_them():
 )
 def test_products_of_axes_need_what_each_needs(mesh):
     found, _ = collectives(mesh)
+    # The matrices of pooler and head, whose work XLA splits over the model axis too, change places.
+    moved = [size for kind, size, *_ in found if kind == "collective-permute"]
+    assert sum(moved) <= 2 * 4 * WIDTH**2 * (mesh.fsdp > 1)
+    found = [one for one in found if one[0] != "collective-permute"]
     needed = {"all-reduce"}
     needed |= {"all-to-all"} if mesh.context > 1 else set()
     needed |= {"all-gather", "reduce-scatter"} if mesh.fsdp > 1 else set()
