@@ -18,6 +18,7 @@ ROOMS = (
     "typing",
     "errors",
     "files",
+    "interrupts",
     "layers",
     "models",
     "objectives",

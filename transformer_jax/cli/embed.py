@@ -19,6 +19,7 @@ from transformer_jax.cli.lines import read_lines
 from transformer_jax.cli.model_folder import open_bert
 from transformer_jax.errors import UserError
 from transformer_jax.files import temporary_beside
+from transformer_jax.interrupts import sure_interrupts
 from transformer_jax.parallel.mesh import MeshConfig, make_mesh
 from transformer_jax.tasks.embedding import Embedder, Pooling
 
@@ -33,8 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = _parser().parse_args(argv)
     try:
-        vectors = _embed(args)
-        _write(args.output, vectors)
+        with sure_interrupts():
+            vectors = _embed(args)
+            _write(args.output, vectors)
     except UserError as error:
         print(f"embed: {error}", file=sys.stderr)
         return 1

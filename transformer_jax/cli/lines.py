@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from transformer_jax.errors import UserError
+from transformer_jax.interrupts import sure_interrupts
 
 # Some lines without the space around them, and the number of the first; to the lines of output.
 Answer = Callable[[Sequence[str], int], Iterable[str]]
@@ -26,13 +27,14 @@ def answer_lines(program: str, make: Callable[[], Answer], chunk: int) -> int:
       0; 1 after an error of the user's; 130 after Ctrl-C.
     """
     try:
-        answer = make()
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(encoding="utf-8")
-        for lines, first in read_lines(program, chunk):
-            for line in answer(lines, first):
-                print(line)
-            sys.stdout.flush()
+        with sure_interrupts():
+            answer = make()
+            if isinstance(sys.stdout, io.TextIOWrapper):
+                sys.stdout.reconfigure(encoding="utf-8")
+            for lines, first in read_lines(program, chunk):
+                for line in answer(lines, first):
+                    print(line)
+                sys.stdout.flush()
     except UserError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 1

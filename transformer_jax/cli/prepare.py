@@ -23,6 +23,7 @@ from transformer_jax.data.sources import SPLITS
 from transformer_jax.data.subword_tokenizers import load_tokenizer
 from transformer_jax.errors import UserError
 from transformer_jax.files import alone_in, write_whole
+from transformer_jax.interrupts import sure_interrupts
 from transformer_jax.tasks.bert_data import TRAINED, BertData, make_tokenizer
 from transformer_jax.tasks.run_tokenizer import find_tokenizer
 
@@ -37,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     split = argv.index("--") if "--" in argv else len(argv)
     args = _parser().parse_args(argv[:split])
     try:
-        prepare(args, argv[split + 1 :])
+        with sure_interrupts():
+            prepare(args, argv[split + 1 :])
     except UserError as error:
         print(f"prepare: {error}", file=sys.stderr)
         return 1
