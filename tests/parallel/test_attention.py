@@ -198,3 +198,19 @@ def test_a_fused_kernel_runs_on_each_device():
     with jax.set_mesh(mesh):
         found = jax.jit(lambda *x: on_each_device(kernel, mesh)(*x, mask=mask))(*arrays)
     np.testing.assert_allclose(found, dense_attention(*arrays, mask=mask), atol=1e-5)
+
+
+def test_copies_that_run_apart_attend_on_their_own_devices():
+    mesh = make_mesh(MeshConfig(data=2, context=2, model=2))
+    arrays, mask = [draw(B, T, N, H, seed=seed) for seed in range(3)], MASKS["segments"]
+
+    def attend(query, key, value, mask):
+        return on_each_device(dense_attention, mesh)(query, key, value, mask=mask)
+
+    with jax.set_mesh(mesh):
+        rows = jax.sharding.PartitionSpec("data")
+        apart = jax.shard_map(
+            attend, mesh=mesh, in_specs=rows, out_specs=rows, axis_names={"data"}, check_vma=False
+        )
+        found = jax.jit(apart)(*arrays, mask)
+    np.testing.assert_allclose(found, dense_attention(*arrays, mask=mask), atol=1e-5)

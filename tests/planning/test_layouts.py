@@ -27,14 +27,14 @@ SMALL = 64  # bytes: sums of losses and weights, norms, and whether a loop goes 
 TABLE = 4 * VOCAB * WIDTH
 
 
-def collectives(mesh, microbatches=1, dtype="float32"):
+def collectives(mesh, microbatches=1, dtype="float32", sum_once=False):
     """Those of a step that are not small, as (kind, bytes in all runs, devices of a group, dtype),
     and the bytes of the parameters."""
     config = ExperimentConfig(
         MaskedLmConfig(),
         BertConfig(**(vars(MODEL) | {"dtype": dtype})),
         BertData(row_length=LENGTH),
-        train=TrainConfig(batch_size=ROWS, microbatches=microbatches),
+        train=TrainConfig(batch_size=ROWS, microbatches=microbatches, sum_once=sum_once),
         mesh=mesh,
     )
     step = abstract_step(config, make_mesh(mesh))
@@ -122,3 +122,23 @@ def test_microbatches_sum_their_gradients_within_the_step():
     parts, _ = collectives(MeshConfig(), microbatches=2)
     assert kinds(parts) == {"all-reduce"}
     assert total(parts, "all-reduce") <= 2.02 * total(one, "all-reduce")
+
+
+@pytest.mark.parametrize(
+    "mesh",
+    [MeshConfig(), MeshConfig(fsdp=2), MeshConfig(context=2), MeshConfig(model=2)],
+    ids=str,
+)
+def test_copies_may_sum_the_gradients_of_all_microbatches_once(mesh):
+    found, params = collectives(mesh, microbatches=2, sum_once=True)
+    copies = 8 // mesh.fsdp // mesh.context // mesh.model
+    # Of a split parameter each device sums its part.
+    part = 0.5 if mesh.fsdp > 1 or mesh.model > 1 else 0.99
+    assert part * params <= total(found, "all-reduce", copies) < 1.01 * params
+
+
+def test_copies_that_sum_once_exchange_nothing_else():
+    found, params = collectives(MeshConfig(), microbatches=2, sum_once=True)
+    [(kind, size, devices, dtype)] = found
+    assert (kind, devices, dtype) == ("all-reduce", 8, "f32")
+    assert params <= size < 1.01 * params

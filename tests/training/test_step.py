@@ -80,14 +80,18 @@ def init(key):
     return init_state(Transformer(CONFIG).init(key, tokens, tokens)["params"], optimizer())
 
 
-def run(mesh, microbatches=1, steps=3, dropout=False):
+def run(mesh, microbatches=1, steps=3, dropout=False, once=False):
     """The metrics of each step, and the last parameters."""
     layout = shardings(jax.eval_shape(init, jax.random.key(0)), mesh, TRANSFORMER_RULES)
     state = jax.jit(init, out_shardings=layout)(jax.random.key(0))
     model = Transformer(CONFIG, constrain=constrain_activations(mesh))
     step = jax.jit(
         make_train_step(
-            terms_of(model, dropout), COEFFICIENTS, optimizer(), microbatches=microbatches
+            terms_of(model, dropout),
+            COEFFICIENTS,
+            optimizer(),
+            microbatches=microbatches,
+            copies=mesh if once else None,
         ),
         in_shardings=(layout, batch_sharding(mesh), None),
         out_shardings=(layout, None),
@@ -142,6 +146,13 @@ def test_eight_devices_equal_one_dropout_included():
 def test_four_microbatches_of_8_equal_one_batch_of_32_with_ragged_counts(count):
     mesh = make_mesh(MeshConfig(), jax.devices()[:count])
     history, state = run(mesh, microbatches=4)
+    assert_same_run((history, state.params), one_device())
+
+
+@pytest.mark.parametrize("mesh", MESHES, ids=str)
+def test_copies_that_sum_their_gradients_once_equal_one_device(mesh):
+    mesh = make_mesh(mesh)
+    history, state = run(mesh, microbatches=4, once=True)
     assert_same_run((history, state.params), one_device())
 
 

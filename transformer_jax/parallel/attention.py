@@ -13,6 +13,7 @@ from transformer_jax.layers.attention import AttentionFn, dense_attention
 from transformer_jax.layers.kernels import FUSED, KERNELS, Kernel
 from transformer_jax.layers.masks import Mask
 from transformer_jax.parallel.mesh import AXES, BATCH_AXES
+from transformer_jax.parallel.sharding import mesh_here, spec_here
 from transformer_jax.typing import Array, identity
 
 _HEADS = ("model", "context")  # what splits the heads while a device attends
@@ -70,7 +71,7 @@ def on_each_device(kernel: AttentionFn, mesh: Mesh) -> AttentionFn:
         dropout_key: Array | None = None,
     ) -> Array:
         _check(query, key, mesh)
-        places = PartitionSpec(BATCH_AXES, "context", "model")
+        places = spec_here(PartitionSpec(BATCH_AXES, "context", "model"))
 
         def local(
             query: Array, key: Array, value: Array, mask: Mask | None, bias: Array | None, seed: Any
@@ -85,7 +86,8 @@ def on_each_device(kernel: AttentionFn, mesh: Mesh) -> AttentionFn:
 
         return jax.shard_map(
             local,
-            mesh=mesh,
+            mesh=mesh_here(mesh),
+            axis_names=set(AXES) - set(jax.sharding.get_abstract_mesh().manual_axes),
             in_specs=(places,) * 3 + (_specs(mask), _specs(bias), PartitionSpec()),
             out_specs=places,
             check_vma=False,  # kernels of Pallas do not say along which axes their results differ
@@ -105,8 +107,8 @@ def _specs(tree: Any) -> Any:
     def one(x: Array) -> PartitionSpec:
         rows = BATCH_AXES if x.shape[0] > 1 else None
         if x.ndim == 4:
-            return PartitionSpec(rows, _HEADS if x.shape[1] > 1 else None)
-        return PartitionSpec(rows)
+            return spec_here(PartitionSpec(rows, _HEADS if x.shape[1] > 1 else None))
+        return spec_here(PartitionSpec(rows))
 
     return jax.tree.map(one, tree)
 

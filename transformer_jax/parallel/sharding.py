@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from transformer_jax.errors import UserError
 from transformer_jax.parallel.mesh import BATCH_AXES, batch_shards
@@ -94,8 +94,27 @@ def constrain_activations(mesh: Mesh) -> Constrain:
     """A function for models that fixes how activations [B,T,D] are split: by rows and places."""
     if mesh.size == 1:
         return lambda x: x
-    layout = NamedSharding(mesh, PartitionSpec(BATCH_AXES, "context"))
-    return lambda x: jax.lax.with_sharding_constraint(x, layout)
+    spec = PartitionSpec(BATCH_AXES, "context")
+    return lambda x: jax.lax.with_sharding_constraint(
+        x, NamedSharding(mesh_here(mesh), spec_here(spec))
+    )
+
+
+def spec_here(spec: PartitionSpec) -> PartitionSpec:
+    """The layout in a program that runs apart along some axes of the mesh: without these."""
+    apart = jax.sharding.get_abstract_mesh().manual_axes
+
+    def one(axes: Any) -> tuple[str, ...] | None:
+        axes = (axes,) if isinstance(axes, str) else axes or ()
+        return tuple(axis for axis in axes if axis not in apart) or None
+
+    return PartitionSpec(*map(one, spec)) if apart else spec
+
+
+def mesh_here(mesh: Mesh) -> Mesh | AbstractMesh:
+    """The mesh, as a program that runs apart along some of its axes knows it."""
+    here = jax.sharding.get_abstract_mesh()
+    return here if here.manual_axes else mesh
 
 
 def constrain_rows(tree: Any, mesh: Mesh) -> Any:
@@ -105,7 +124,7 @@ def constrain_rows(tree: Any, mesh: Mesh) -> Any:
     """
     if mesh.size == 1:
         return tree
-    layout = batch_sharding(mesh)
+    layout = NamedSharding(mesh_here(mesh), spec_here(PartitionSpec(BATCH_AXES)))
     return jax.tree.map(
         lambda x: jax.lax.with_sharding_constraint(x, layout) if x.ndim else x, tree
     )

@@ -21,6 +21,8 @@ class TrainConfig:
       stop_at: ends this start of the run after that many updates; the horizon stays.
       batch_size: rows of a batch over all devices.
       microbatches: parts that a batch is cut into to save memory.
+      sum_once: copies of the model (mesh.data) add up their gradients after the last microbatch and
+        not after each. Dropout's bits are then others for each number of copies.
       seed: initial parameters, dropout, order of the data.
       log_every: updates between two lines of metrics.
       checkpoint_every: updates between two validations, each with a checkpoint after it.
@@ -35,6 +37,7 @@ class TrainConfig:
     stop_at: int | None = None
     batch_size: int = 128
     microbatches: int = 1
+    sum_once: bool = False
     seed: int = 0
     log_every: int = 50
     checkpoint_every: int = 1000

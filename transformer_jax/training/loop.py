@@ -137,7 +137,11 @@ def make_programs(
 ) -> Programs:
     """The run's programs; each is compiled when it is first called."""
     step = make_train_step(
-        task.loss_terms, task.coefficients, optimizer, microbatches=settings.microbatches
+        task.loss_terms,
+        task.coefficients,
+        optimizer,
+        microbatches=settings.microbatches,
+        copies=mesh if settings.sum_once else None,
     )
     train_step = jax.jit(
         step,

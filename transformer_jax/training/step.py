@@ -9,6 +9,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh, PartitionSpec
 
 from transformer_jax.typing import Array, Batch, Metrics, Params, Terms
 
@@ -35,6 +36,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     *,
     microbatches: int = 1,
+    copies: Mesh | None = None,
 ) -> Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]:
     """Makes `train_step(state, batch, key) -> (state, metrics)`.
 
@@ -47,6 +49,8 @@ def make_train_step(
       coefficients: for each of its terms that is trained on.
       optimizer: an optax transformation.
       microbatches: parts that the batch is cut into, one after the other; must divide its rows.
+      copies: a mesh whose `data` axis has copies of the model, which add up their gradients after
+        the last microbatch, not after each. Each copy has a key of its own.
 
     Returns:
       The step. Its metrics are the loss, each term's mean, its gradient's norm before clipping.
@@ -63,14 +67,15 @@ def make_train_step(
 
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
 
-    def accumulate(params: Params, batch: Batch, key: Array) -> Any:
+    def accumulate(params: Params, batch: Batch, key: Array, over: tuple[str, ...]) -> Any:
         parts = _split(batch, microbatches)
         keys = jax.random.split(key, microbatches)
 
         def weigh(part: tuple[Batch, Array]) -> Metrics:
             return _weights(terms_fn(params, *part))  # XLA drops all of the pass but the weights
 
-        weights = _not_zero(jax.tree.map(jnp.sum, jax.lax.map(weigh, (parts, keys))))
+        counted = jax.tree.map(jnp.sum, jax.lax.map(weigh, (parts, keys)))
+        weights = _not_zero(jax.lax.psum(counted, over))
 
         def add(total: Any, part: tuple[Batch, Array]) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, total, gradient(params, *part, weights)), None
@@ -78,14 +83,31 @@ def make_train_step(
         first = jax.tree.map(lambda x: x[0], (parts, keys))
         shape = jax.eval_shape(gradient, params, *first, weights)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
-        return jax.lax.scan(add, zeros, (parts, keys))[0]
+        return jax.lax.psum(jax.lax.scan(add, zeros, (parts, keys))[0], over)
+
+    def accumulate_apart(params: Params, batch: Batch, key: Array) -> Any:
+        def local(params: Params, batch: Batch, key: Array) -> Any:
+            key = jax.random.fold_in(key, jax.lax.axis_index("data"))
+            return accumulate(params, batch, key, ("data",))
+
+        rows, whole = PartitionSpec("data"), PartitionSpec()
+        return jax.shard_map(
+            local,
+            mesh=copies,
+            in_specs=(whole, rows, whole),
+            out_specs=whole,
+            axis_names={"data"},
+            check_vma=False,  # or each gradient is summed at once
+        )(params, batch, key)
 
     def train_step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(key, state.step)  # from seed and step: a resumed run repeats it
         if microbatches == 1:
             (loss, means), grads = gradient(state.params, batch, key, None)
+        elif copies is None or copies.shape["data"] == 1:
+            (loss, means), grads = accumulate(state.params, batch, key, ())
         else:
-            (loss, means), grads = accumulate(state.params, batch, key)
+            (loss, means), grads = accumulate_apart(state.params, batch, key)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = means | {"loss": loss, "grad_norm": optax.tree.norm(grads)}
