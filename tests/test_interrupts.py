@@ -10,6 +10,14 @@ import pytest
 from transformer_jax.interrupts import sure_interrupts
 
 
+@pytest.fixture(autouse=True)
+def _heeds_interrupts():
+    """Also where who runs the tests ignores Ctrl-C, as a shell's background jobs do."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def wait_for_interrupt():
     until = time.monotonic() + 10
     while time.monotonic() < until:

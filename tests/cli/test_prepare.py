@@ -238,9 +238,12 @@ def test_stopped_by_ctrl_c_it_says_one_line(corpus, tmp_path, at):
     command[-1] = "200"  # many shards
     root = str(Path(prepare.__file__).parents[2])
     environment = os.environ | {"PYTHONPATH": root, "JAX_PLATFORMS": "cpu"}
+    # Who runs the tests may ignore Ctrl-C, as a shell's background jobs do, and so would the child.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     run = subprocess.Popen(
         command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
+    signal.signal(signal.SIGINT, before)
     try:
         while not list(folder.glob("settings.json" if at == "its start" else "train-*.json")):
             assert run.poll() is None

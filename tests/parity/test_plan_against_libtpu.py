@@ -66,6 +66,29 @@ def test_what_remat_computes_again_is_found():
     assert 1.15 < plan.hardware_flops / plan.flops < 4 / 3
 
 
+def test_splash_is_planned_with_the_products_of_its_kernels():
+    """Queries with keys: its backward kernels form three products more than the model has."""
+    model = dataclasses.replace(MODEL, attention="splash", num_heads=2)
+    plan = make_plan(dataclasses.replace(CONFIG, model=model), SQUARE)
+    product = 2 * 32 * 128 * 128 * 256  # 2 x rows x queries x keys x width
+    assert plan.hardware_flops == pytest.approx(plan.flops + 3 * 3 * product, rel=0.03)
+
+
+@pytest.mark.parametrize("microbatches", [1, 4])
+def test_copies_may_sum_their_gradients_once_and_in_float32(microbatches):
+    train = dataclasses.replace(CONFIG.train, microbatches=microbatches, sum_once=True)
+    plan = make_plan(dataclasses.replace(CONFIG, train=train), SQUARE)
+    assert {one.dtype for one in plan.collectives} == {"f32"}
+    parameters = 2.4e6 + 1024 * 256 + 128 * 256
+    sums = summary(list(plan.collectives))
+    assert set(sums) == {"all-reduce"}
+    assert sums["all-reduce"]["bytes"] == pytest.approx(4 * parameters, rel=0.1)
+
+
+def test_else_products_in_bfloat16_sum_their_gradients_in_it(plans):
+    assert any("bf16" in one.dtype for one in plans().collectives)
+
+
 def test_copies_of_the_model_need_sums_of_gradients_only(plans):
     found = summary(list(plans().collectives))
     assert set(found) == {"all-reduce"}

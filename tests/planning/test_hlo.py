@@ -98,3 +98,27 @@ def test_shapes_have_bytes_and_a_place():
 def test_a_text_that_is_no_program_is_refused():
     with pytest.raises(ValueError, match="ENTRY"):
         parse_program("HloModule nothing")
+
+
+def test_an_instruction_may_have_several_lines():
+    """As the kernels of Pallas do, by what they say of themselves."""
+    text = """\
+HloModule jit_step
+
+%on_other_cores (p: f32[4]) -> f32[4] {
+  ROOT %p = f32[4]{0} parameter(0)
+}, execution_thread="sparsecore"
+
+ENTRY %main (q: f32[4]) -> f32[4] {
+  %q = f32[4]{0} parameter(0)
+  %kernel = f32[4]{0} custom-call(%q), custom_call_target="tpu_custom_call", kernel_metadata={
+"block_q": "512"
+}}, backend_config={"flops":"8"}
+  ROOT %end = f32[4]{0} fusion(%kernel), kind=kLoop, calls=%on_other_cores
+}
+"""
+    program = parse_program(text)
+    assert set(program.computations) == {"on_other_cores", "main"}
+    main = program.computations["main"]
+    assert list(main) == ["q", "kernel", "end"]
+    assert main["kernel"].attributes.endswith('"block_q": "512"}}, backend_config={"flops":"8"}')

@@ -5,7 +5,6 @@ They have no dropout of the weights, and refuse what they cannot honour.
 
 from __future__ import annotations
 
-import functools
 from typing import Any, Literal
 
 import jax
@@ -107,11 +106,10 @@ def _by_jax(
     return jnp.where(seen, mixed, 0).astype(mixed.dtype)
 
 
-@functools.cache
 def _splash_kernel(
     length: int, keys: int, heads: int, is_causal: bool, window: int | None, interpret: bool
 ) -> Any:
-    """The kernel for one row; what it precomputes of its mask is numpy, and is kept."""
+    """The kernel for one row."""
     shape = (length, keys)
     one: splash.Mask = splash.FullMask(shape)
     if window is not None:
@@ -130,10 +128,9 @@ def _splash_kernel(
         block_q_dq=block_q,
         block_kv_dq=block_kv,
     )
-    with jax.ensure_compile_time_eval():
-        return splash.make_splash_mha_single_device(
-            splash.MultiHeadMask([one] * heads), block_sizes=blocks, interpret=interpret
-        )
+    return splash.make_splash_mha_single_device(
+        splash.MultiHeadMask([one] * heads), block_sizes=blocks, interpret=interpret
+    )
 
 
 def _block(length: int) -> int:

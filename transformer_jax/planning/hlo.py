@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import math
 import re
+from collections.abc import Iterator
 
 _ITEM_BYTES = {
     "pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "s32": 4, "u32": 4,
@@ -14,6 +15,7 @@ _ITEM_BYTES = {
     "f8e4m3fn": 1, "f8e5m2": 1,
 }  # fmt: skip
 _HEADER = re.compile(r"(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) \(.*\{")
+_END = re.compile(r'\}(, execution_thread="\w+")?')
 _ARRAY = re.compile(r"(?P<type>[a-z]\w*)\[(?P<sizes>[\d,]*)\](?P<layout>\{[^{}]*\})?")
 _CALLED = re.compile(r"(?:calls|body|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^{}]*)\}")
@@ -170,7 +172,7 @@ def parse_program(text: str) -> Program:
     """Reads what `compiled.as_text()` gives."""
     computations: dict[str, Computation] = {}
     entry, current = "", None
-    for line in text.splitlines():
+    for line in _lines(text):
         if not line.startswith(" "):
             header = _HEADER.fullmatch(line.rstrip())
             current = None if header is None else computations.setdefault(header["name"], {})
@@ -182,6 +184,22 @@ def parse_program(text: str) -> Program:
     if not entry:
         raise ValueError("the text has no ENTRY computation")
     return Program(computations, entry)
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Lines, those of an instruction whose attributes have several as one."""
+    waiting: list[str] = []  # an instruction that may go on
+    for line in text.splitlines():
+        if waiting and not line.startswith(" ") and not _END.fullmatch(line):
+            waiting.append(line)
+            continue
+        if waiting:
+            yield "".join(waiting)
+        waiting = [line] if line.startswith(" ") else []
+        if not waiting:
+            yield line
+    if waiting:
+        yield "".join(waiting)
 
 
 def parse_shapes(text: str) -> tuple[Shape, ...]:

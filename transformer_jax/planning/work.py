@@ -13,7 +13,8 @@ from transformer_jax.planning.hlo import Computation, Instruction, Program, Shap
 # These move nothing: they rename, or the instructions that they run are counted by themselves.
 _FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional",
-    "call", "iota", "after-all", "partition-id", "replica-id", "opt-barrier", "async-start",
+    "call", "call-start", "call-done", "iota", "after-all", "partition-id", "replica-id",
+    "opt-barrier", "async-start",
     "copy-done", "slice-done", "async-done", "async-update", "all-reduce", "all-gather",
     "reduce-scatter", "all-to-all", "collective-permute", "all-gather-start", "all-gather-done",
     "send", "send-done", "recv", "recv-done",
@@ -23,6 +24,10 @@ _AHEAD = {"copy-start", "slice-start"}  # fetch for later, while other instructi
 _RENAMES = {"bitcast", "reshape"}
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _COST = re.compile(r'"cost_estimate":\{"flops":"?(\d+)"?')
+# The kernels of splash attention and their products of queries with keys, of which the backward
+# ones compute the weights again (arXiv:2205.14135, algorithm 4, in two passes).
+_SPLASH = re.compile(r"splash_m[hq]a_(fwd|dq|dkv)_")
+_SPLASH_PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +93,19 @@ def _flops(program: Program, computation: Computation, instruction: Instruction)
         return convolution_flops(computation, instruction)
     if cost := _COST.search(instruction.attributes):  # a kernel that says it itself
         return float(cost[1])
+    if (kernel := _SPLASH.match(instruction.name)) and instruction.opcode == "custom-call":
+        return _SPLASH_PRODUCTS[kernel[1]] * _splash_flops(computation, instruction)
     return 0.0
+
+
+def _splash_flops(computation: Computation, instruction: Instruction) -> float:
+    """Of one product of all queries [B,N,T,H] with all keys [B,N,S,H].
+
+    Blocks that a causal mask skips are counted too.
+    """
+    arrays = [computation[name].shapes[0] for name in instruction.operands if name in computation]
+    queries, keys = [x.sizes for x in arrays if len(x.sizes) == 4 and x.type != "s32"][:2]
+    return 2.0 * math.prod(queries) * keys[2]
 
 
 def dot_flops(computation: Computation, instruction: Instruction) -> float:

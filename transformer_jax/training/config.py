@@ -21,8 +21,9 @@ class TrainConfig:
       stop_at: ends this start of the run after that many updates; the horizon stays.
       batch_size: rows of a batch over all devices.
       microbatches: parts that a batch is cut into to save memory.
-      sum_once: copies of the model (mesh.data) add up their gradients after the last microbatch and
-        not after each. Dropout's bits are then others for each number of copies.
+      sum_once: copies of the model (mesh.data) add up their gradients once, after the last
+        microbatch, in float32; else after each microbatch and, for products in bfloat16 on TPUs, in
+        bfloat16. Dropout's bits are then others for each number of copies.
       seed: initial parameters, dropout, order of the data.
       log_every: updates between two lines of metrics.
       checkpoint_every: updates between two validations, each with a checkpoint after it.

@@ -102,12 +102,12 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(key, state.step)  # from seed and step: a resumed run repeats it
-        if microbatches == 1:
-            (loss, means), grads = gradient(state.params, batch, key, None)
-        elif copies is None or copies.shape["data"] == 1:
+        if copies is not None and copies.shape["data"] > 1:
+            (loss, means), grads = accumulate_apart(state.params, batch, key)
+        elif microbatches > 1:
             (loss, means), grads = accumulate(state.params, batch, key, ())
         else:
-            (loss, means), grads = accumulate_apart(state.params, batch, key)
+            (loss, means), grads = gradient(state.params, batch, key, None)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = means | {"loss": loss, "grad_norm": optax.tree.norm(grads)}
