@@ -91,7 +91,7 @@ def test_the_table_says_what_the_numbers_say(fits):
 
 def test_the_command_prints_json(monkeypatch, capsys, tmp_path):
     seen = []
-    monkeypatch.setattr(command, "make_plan", lambda *given: seen.append(given) or plan())
+    monkeypatch.setattr(command, "make_plan_apart", lambda *given: seen.append(given) or plan())
     config = "configs/bert_tiny.py"
     flags = ["--config", config, "--topology", "v5e:16x16", "--json", "--mesh.fsdp", "16"]
     assert command.main(flags) == 0

@@ -14,8 +14,9 @@ import jax
 
 from transformer_jax.cli.config_file import change_config, load_config
 from transformer_jax.errors import UserError
+from transformer_jax.planning.apart import make_plan_apart
 from transformer_jax.planning.chips import parse_topology
-from transformer_jax.planning.plan import Plan, make_plan
+from transformer_jax.planning.plan import Plan
 from transformer_jax.planning.search import search
 
 USAGE = """usage: plan --config FILE --topology KIND:SHAPE [--slices N] [--json] [--search]
@@ -48,10 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = change_config(load_config(known.config), overrides, "plan --config FILE", USAGE)
         topology = parse_topology(known.topology, known.slices)
         if not known.search:
-            plan = make_plan(config, topology)
+            plan = make_plan_apart(config, topology)
             print(json.dumps(plan.to_json(), indent=2) if known.json else table(plan))
             return 0
-        found = search(config, topology)
+        found = search(config, topology, make_plan_apart)
         if known.json:
             print(json.dumps([{"changes": c.flags} | c.plan.to_json() for c in found], indent=2))
         else:

@@ -1,4 +1,4 @@
-"""Looks for the mesh, microbatches, recomputation and kernel with the best predicted step."""
+"""Looks for the mesh, sums, microbatches, recomputation and kernel with the best predicted step."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 from transformer_jax.errors import UserError
-from transformer_jax.parallel.mesh import MeshConfig
 from transformer_jax.planning.chips import Topology
-from transformer_jax.planning.plan import Plan, make_plan
+from transformer_jax.planning.plan import Plan
 from transformer_jax.training.config import ExperimentConfig
 
 
@@ -31,13 +30,13 @@ class Candidate(NamedTuple):
 def search(
     config: ExperimentConfig,
     topology: Topology,
-    judge: Callable[[ExperimentConfig, Topology], Plan] = make_plan,
+    judge: Callable[[ExperimentConfig, Topology], Plan],
 ) -> list[Candidate]:
     """Tries changes one after the other, each from the best so far; best first.
 
-    The mesh comes first, then the kernel, what is recomputed, and the microbatches, which are
-    halved or doubled as long as that helps; then all of it again, until nothing helps any more.
-    Each try is a compilation.
+    The mesh comes first, then when copies sum their gradients, the kernel, what is recomputed, and
+    the microbatches, which are halved or doubled as long as that helps; then all of it again, until
+    nothing helps any more. Each try is a compilation.
 
     Args:
       config: where to begin.
@@ -65,9 +64,9 @@ def search(
     before = None
     while best is not before:  # a change may help only after another one
         before = best
-        for moves in (_meshes(topology), _kernels(config), _remats(config)):
-            for move in moves:
-                changed = _apply(best.config, move)
+        for moves in (_meshes(topology), _SUMS, _kernels(config), _remats(config)):
+            for part, change in moves:
+                changed = _apply(best.config, part, change)
                 found = None if changed is None else attempt(changed)
                 if found is not None and _rank(found.plan) < _rank(best.plan):
                     best = found
@@ -88,20 +87,27 @@ def _rank(plan: Plan) -> tuple[bool, float]:
     return True, math.inf if math.isnan(memory) else memory
 
 
-def _meshes(topology: Topology) -> list[dict[str, Any]]:
+# A part of the config, and what to change in it.
+Move = tuple[str, dict[str, Any]]
+
+_SUMS: list[Move] = [("train", {"sum_once": once}) for once in (True, False)]
+
+
+def _meshes(topology: Topology) -> list[Move]:
     """All devices for data, for fsdp, fsdp within the last dimension, and a few for the model."""
     chips, row = topology.num_chips, topology.shape[-1]
     sizes = [(1, 1), (row, 1), (chips, 1), (1, 2), (1, 4), (row, 2)]
     fitting = dict.fromkeys(s for s in sizes if chips % math.prod(s) == 0)
-    return [{"mesh": MeshConfig(fsdp=fsdp, model=model)} for fsdp, model in fitting]
+    one = {"data": None, "context": 1}
+    return [("mesh", one | {"fsdp": fsdp, "model": model}) for fsdp, model in fitting]
 
 
-def _kernels(config: ExperimentConfig) -> list[dict[str, Any]]:
-    return [{"attention": name} for name in _choices(config.model, "attention")]
+def _kernels(config: ExperimentConfig) -> list[Move]:
+    return [("model", {"attention": name}) for name in _choices(config.model, "attention")]
 
 
-def _remats(config: ExperimentConfig) -> list[dict[str, Any]]:
-    return [{"remat": name} for name in _choices(config.model, "remat")]
+def _remats(config: ExperimentConfig) -> list[Move]:
+    return [("model", {"remat": name}) for name in _choices(config.model, "remat")]
 
 
 def _choices(settings: Any, field: str) -> tuple[str, ...]:
@@ -110,21 +116,17 @@ def _choices(settings: Any, field: str) -> tuple[str, ...]:
     return get_args(hints[field]) if field in hints else ()
 
 
-def _apply(config: ExperimentConfig, move: dict[str, Any]) -> ExperimentConfig | None:
-    if "mesh" in move:
-        return dataclasses.replace(config, **move)
+def _apply(config: ExperimentConfig, part: str, change: dict[str, Any]) -> ExperimentConfig | None:
     try:
-        return dataclasses.replace(config, model=dataclasses.replace(config.model, **move))
+        changed = dataclasses.replace(getattr(config, part), **change)
     except ValueError:  # the config refuses it
         return None
+    return dataclasses.replace(config, **{part: changed})
 
 
 def _microbatches(config: ExperimentConfig, factor: float) -> ExperimentConfig | None:
     count = config.train.microbatches * factor
-    if count < 1 or config.train.batch_size % count:
-        return None
-    train = dataclasses.replace(config.train, microbatches=int(count))
-    return dataclasses.replace(config, train=train)
+    return None if count < 1 else _apply(config, "train", {"microbatches": int(count)})
 
 
 def _flags(before: ExperimentConfig, after: ExperimentConfig) -> str:
@@ -134,6 +136,11 @@ def _flags(before: ExperimentConfig, after: ExperimentConfig) -> str:
         old, new = getattr(before, part), getattr(after, part)
         for field in dataclasses.fields(new):
             value = getattr(new, field.name)
-            if value != getattr(old, field.name):
-                found.append(f"--{part}.{field.name.replace('_', '-')} {value}")
+            if value == getattr(old, field.name):
+                continue
+            name = field.name.replace("_", "-")
+            if isinstance(value, bool):
+                found.append(f"--{part}.{name if value else f'no-{name}'}")
+            else:
+                found.append(f"--{part}.{name} {value}")
     return " ".join(found) or "as it is"
