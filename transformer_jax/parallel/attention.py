@@ -13,7 +13,7 @@ from transformer_jax.layers.attention import AttentionFn, dense_attention
 from transformer_jax.layers.kernels import FUSED, KERNELS, Kernel
 from transformer_jax.layers.masks import Mask
 from transformer_jax.parallel.mesh import AXES, BATCH_AXES
-from transformer_jax.parallel.sharding import mesh_here, spec_here
+from transformer_jax.parallel.sharding import left_axes, left_mesh, left_spec
 from transformer_jax.typing import Array, identity
 
 _HEADS = ("model", "context")  # what splits the heads while a device attends
@@ -71,7 +71,7 @@ def on_each_device(kernel: AttentionFn, mesh: Mesh) -> AttentionFn:
         dropout_key: Array | None = None,
     ) -> Array:
         _check(query, key, mesh)
-        places = spec_here(PartitionSpec(BATCH_AXES, "context", "model"))
+        places = left_spec(PartitionSpec(BATCH_AXES, "context", "model"), mesh)
 
         def local(
             query: Array, key: Array, value: Array, mask: Mask | None, bias: Array | None, seed: Any
@@ -84,14 +84,17 @@ def on_each_device(kernel: AttentionFn, mesh: Mesh) -> AttentionFn:
             )  # fmt: skip
             return jax.lax.all_to_all(mixed, "context", 1, 2, tiled=True)
 
+        arrays = query, key, value, mask, bias, dropout_key
+        if not left_axes(mesh):
+            return local(*arrays)
         return jax.shard_map(
             local,
-            mesh=mesh_here(mesh),
-            axis_names=set(AXES) - set(jax.sharding.get_abstract_mesh().manual_axes),
-            in_specs=(places,) * 3 + (_specs(mask), _specs(bias), PartitionSpec()),
+            mesh=left_mesh(mesh),
+            axis_names=set(left_axes(mesh)),
+            in_specs=(places,) * 3 + (_specs(mask, mesh), _specs(bias, mesh), PartitionSpec()),
             out_specs=places,
             check_vma=False,  # kernels of Pallas do not say along which axes their results differ
-        )(query, key, value, mask, bias, dropout_key)
+        )(*arrays)
 
     return attend
 
@@ -101,14 +104,14 @@ def _to_heads(x: Array) -> Array:
     return jax.lax.all_to_all(x, "context", 2, 1, tiled=True)
 
 
-def _specs(tree: Any) -> Any:
+def _specs(tree: Any, mesh: Mesh) -> Any:
     """Splits masks and biases as a device needs them: its rows, its heads, all places."""
 
     def one(x: Array) -> PartitionSpec:
         rows = BATCH_AXES if x.shape[0] > 1 else None
         if x.ndim == 4:
-            return spec_here(PartitionSpec(rows, _HEADS if x.shape[1] > 1 else None))
-        return spec_here(PartitionSpec(rows))
+            return left_spec(PartitionSpec(rows, _HEADS if x.shape[1] > 1 else None), mesh)
+        return left_spec(PartitionSpec(rows), mesh)
 
     return jax.tree.map(one, tree)
 

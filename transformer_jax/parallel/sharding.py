@@ -94,27 +94,7 @@ def constrain_activations(mesh: Mesh) -> Constrain:
     """A function for models that fixes how activations [B,T,D] are split: by rows and places."""
     if mesh.size == 1:
         return lambda x: x
-    spec = PartitionSpec(BATCH_AXES, "context")
-    return lambda x: jax.lax.with_sharding_constraint(
-        x, NamedSharding(mesh_here(mesh), spec_here(spec))
-    )
-
-
-def spec_here(spec: PartitionSpec) -> PartitionSpec:
-    """The layout in a program that runs apart along some axes of the mesh: without these."""
-    apart = jax.sharding.get_abstract_mesh().manual_axes
-
-    def one(axes: Any) -> tuple[str, ...] | None:
-        axes = (axes,) if isinstance(axes, str) else axes or ()
-        return tuple(axis for axis in axes if axis not in apart) or None
-
-    return PartitionSpec(*map(one, spec)) if apart else spec
-
-
-def mesh_here(mesh: Mesh) -> Mesh | AbstractMesh:
-    """The mesh, as a program that runs apart along some of its axes knows it."""
-    here = jax.sharding.get_abstract_mesh()
-    return here if here.manual_axes else mesh
+    return lambda x: _constrain(x, mesh, PartitionSpec(BATCH_AXES, "context"))
 
 
 def constrain_rows(tree: Any, mesh: Mesh) -> Any:
@@ -124,10 +104,38 @@ def constrain_rows(tree: Any, mesh: Mesh) -> Any:
     """
     if mesh.size == 1:
         return tree
-    layout = NamedSharding(mesh_here(mesh), spec_here(PartitionSpec(BATCH_AXES)))
-    return jax.tree.map(
-        lambda x: jax.lax.with_sharding_constraint(x, layout) if x.ndim else x, tree
-    )
+    rows = PartitionSpec(BATCH_AXES)
+    return jax.tree.map(lambda x: _constrain(x, mesh, rows) if x.ndim else x, tree)
+
+
+def left_axes(mesh: Mesh) -> tuple[str, ...]:
+    """The axes that the program here is still to be split by; others it runs apart along."""
+    apart = jax.sharding.get_abstract_mesh().manual_axes
+    return tuple(axis for axis in mesh.axis_names if axis not in apart)
+
+
+def left_spec(spec: PartitionSpec, mesh: Mesh) -> PartitionSpec:
+    """A layout by the axes that are left."""
+    left = left_axes(mesh)
+
+    def one(axes: Any) -> tuple[str, ...] | None:
+        axes = (axes,) if isinstance(axes, str) else axes or ()
+        return tuple(axis for axis in axes if axis in left) or None
+
+    return PartitionSpec(*map(one, spec))
+
+
+def left_mesh(mesh: Mesh) -> Mesh | AbstractMesh:
+    """The mesh, as a program that runs apart along some of its axes knows it."""
+    here = jax.sharding.get_abstract_mesh()
+    return here if here.manual_axes else mesh
+
+
+def _constrain(x: Array, mesh: Mesh, spec: PartitionSpec) -> Array:
+    if not left_axes(mesh):
+        return x
+    layout = NamedSharding(left_mesh(mesh), left_spec(spec, mesh))
+    return jax.lax.with_sharding_constraint(x, layout)
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, what: str) -> None:

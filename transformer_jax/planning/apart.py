@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -49,7 +50,7 @@ def _failure(code: int, said: str) -> Exception:
     """Of a process that ended without a plan."""
     if code >= 0:
         return RuntimeError(f"the plan failed:\n{said}")
-    fatal = [line for line in said.splitlines() if line.startswith("F")]
+    fatal = [line for line in said.splitlines() if re.match(r"F\d{4} ", line)]  # glog's fatal
     reason = f"{signal.Signals(-code).name}{': ' if fatal else ''}{''.join(fatal[:1])[:300]}"
     return UserError(
         f"The compiler for TPUs crashed on this config, by a fault of its own ({reason}). Try "

@@ -90,13 +90,16 @@ def make_train_step(
             key = jax.random.fold_in(key, jax.lax.axis_index("data"))
             return accumulate(params, batch, key, ("data",))
 
+        assert copies is not None
         rows, whole = PartitionSpec("data"), PartitionSpec()
+        # Axes of one device too, as a program that is left with none is compiled sooner.
+        apart = {"data"} | {name for name, size in copies.shape.items() if size == 1}
         return jax.shard_map(
             local,
             mesh=copies,
             in_specs=(whole, rows, whole),
             out_specs=whole,
-            axis_names={"data"},
+            axis_names=apart,
             check_vma=False,  # or each gradient is summed at once
         )(params, batch, key)
 
