@@ -34,7 +34,7 @@ test: setup
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 parity: .venv/installed-parity
-	$(BIN)/python -m pytest tests/parity
+	$(BIN)/python -m pytest -n auto --dist loadfile tests/parity
 
 demo: setup
 	$(BIN)/python train.py --config configs/translate_demo.py --workdir $(WORKDIR)

@@ -87,7 +87,7 @@ TABLES = {
             ("fsdp 16 x data 16", "--mesh.fsdp 16 --train.no-sum-once"),
             ("fsdp 256", "--mesh.fsdp 256"),
             ("model 2 x data 128", "--mesh.model 2"),
-            ("model 4 x data 64", "--mesh.model 4"),
+            ("model 4 x data 64, vocabulary 30,720", "--mesh.model 4 --model.vocab-size 30720"),
             ("context 2 x data 128", "--mesh.context 2"),
             ("context 2 x model 2 x data 64", "--mesh.context 2 --mesh.model 2"),
         )

@@ -9,6 +9,7 @@ import pytest
 
 from transformer_jax.layers.attention import dense_attention
 from transformer_jax.layers.fused_attention import _by_jax, cudnn_attention, splash_attention
+from transformer_jax.layers.kernels import make_kernel
 from transformer_jax.layers.masks import Mask
 from transformer_jax.models.bert import BertConfig
 from transformer_jax.models.transformer import TransformerConfig
@@ -70,6 +71,27 @@ def test_splash_is_dense_attention(name, lengths):
         return splash_attention(*args, mask=mask, interpret=True)
 
     compare(kernel, arrays, MASKS[name](*lengths))
+
+
+@pytest.mark.parametrize("block", [128, 256])
+def test_splash_is_dense_attention_in_blocks_of_any_size(block):
+    arrays = [draw(B, 256, N, H, seed=seed) for seed in range(3)]
+
+    def kernel(*args, mask):
+        return splash_attention(*args, mask=mask, block=block, interpret=True)
+
+    compare(kernel, arrays, MASKS["causal window"](256, 256))
+
+
+def test_the_config_says_the_size_of_the_blocks():
+    query = jnp.zeros((1, 512, 1, 8))
+    for block, chunks in ((64, 8), (512, 1)):
+        kernel = make_kernel("chunked", block)
+        text = str(jax.make_jaxpr(lambda x, run=kernel: run(x, x, x))(query))
+        assert (f"1,1,{block},512" in text) and (f"length={chunks}" in text) == (chunks > 1)
+    for name, block in (("splash", 100), ("chunked", 0)):
+        with pytest.raises(ValueError, match=f"attention_block={block} must be a multiple of"):
+            BertConfig(attention=name, attention_dropout_rate=0.0, attention_block=block)
 
 
 @pytest.mark.parametrize("bias", [False, True])

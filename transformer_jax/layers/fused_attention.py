@@ -14,10 +14,6 @@ from jax.experimental.pallas.ops.tpu import splash_attention as splash
 from transformer_jax.layers.masks import Mask
 from transformer_jax.typing import Array
 
-# Of queries and of keys that a TPU's core works on at a time; MaxText's default on all sides
-# (github.com/AI-Hypercomputer/maxtext, configs/base.yml, sa_block_*).
-_BLOCK = 512
-
 
 def splash_attention(
     query: Array,
@@ -28,6 +24,7 @@ def splash_attention(
     bias: Array | None = None,
     dropout_rate: float = 0.0,
     dropout_key: Array | None = None,
+    block: int = 512,
     interpret: bool = False,
 ) -> Array:
     """JAX's block-sparse flash attention for TPUs (jax.experimental.pallas), with segments.
@@ -36,6 +33,7 @@ def splash_attention(
       query, key, value: [B,T,N,H], [B,S,N,H] twice; T and S are multiples of 128.
       mask: segments, causal, window; no dense part, no positions of its own.
       bias, dropout_rate, dropout_key: refused.
+      block: most queries and keys that a core works on at a time, a multiple of 128.
       interpret: runs the kernel's body by XLA, slowly, on any backend.
 
     Returns:
@@ -52,7 +50,7 @@ def splash_attention(
     for size in (length, keys):
         if size % 128:
             raise ValueError(f"splash needs rows whose length is a multiple of 128, not {size}.")
-    kernel = _splash_kernel(length, keys, heads, mask.is_causal, mask.window, interpret)
+    kernel = _splash_kernel(length, keys, heads, mask, block, interpret)
     ids, seen = _segment_ids(mask, query.shape[0], length, keys)
     swapped = [jnp.swapaxes(x, 1, 2) for x in (query * query.shape[-1] ** -0.5, key, value)]
     mixed = jnp.swapaxes(jax.vmap(kernel)(*swapped, ids), 1, 2)
@@ -107,17 +105,17 @@ def _by_jax(
 
 
 def _splash_kernel(
-    length: int, keys: int, heads: int, is_causal: bool, window: int | None, interpret: bool
+    length: int, keys: int, heads: int, mask: Mask, block: int, interpret: bool
 ) -> Any:
     """The kernel for one row."""
     shape = (length, keys)
     one: splash.Mask = splash.FullMask(shape)
-    if window is not None:
-        reach = window - 1
-        one = splash.LocalMask(shape, (reach, 0 if is_causal else reach), 0)
-    elif is_causal:
+    if mask.window is not None:
+        reach = mask.window - 1
+        one = splash.LocalMask(shape, (reach, 0 if mask.is_causal else reach), 0)
+    elif mask.is_causal:
         one = splash.CausalMask(shape)
-    block_q, block_kv = _block(length), _block(keys)
+    block_q, block_kv = _block(length, block), _block(keys, block)
     blocks = splash.BlockSizes(
         block_q=block_q,
         block_kv=block_kv,
@@ -133,9 +131,9 @@ def _splash_kernel(
     )
 
 
-def _block(length: int) -> int:
-    """The largest block that divides a length, up to `_BLOCK`."""
-    return next(size for size in range(min(_BLOCK, length), 0, -128) if length % size == 0)
+def _block(length: int, most: int) -> int:
+    """The largest block that divides a length."""
+    return next(size for size in range(min(most, length), 0, -128) if length % size == 0)
 
 
 def _segment_ids(

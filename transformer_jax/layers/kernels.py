@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Literal
 
@@ -10,18 +11,26 @@ from transformer_jax.layers.fused_attention import cudnn_attention, splash_atten
 
 Kernel = Literal["dense", "chunked", "splash", "cudnn"]
 
-KERNELS: Mapping[Kernel, AttentionFn] = {
-    "dense": dense_attention,
-    "chunked": chunked_attention,
-    "splash": splash_attention,
-    "cudnn": cudnn_attention,
-}
+# Queries, and for splash keys, of a block: MaxText's default for splash on all sides
+# (github.com/AI-Hypercomputer/maxtext, configs/base.yml, sa_block_*).
+BLOCK = 512
 
 # Programs for one device of one platform; the others are XLA's, and run everywhere.
 FUSED: Mapping[Kernel, str] = {"splash": "tpu", "cudnn": "gpu"}
 
 
-def check_kernel(name: Kernel, *, dropout_rate: float, dtype: str) -> None:
+def make_kernel(name: Kernel, block: int = BLOCK) -> AttentionFn:
+    """The kernel of this name; chunked and splash work on blocks of so many queries at a time."""
+    kernels: Mapping[Kernel, AttentionFn] = {
+        "dense": dense_attention,
+        "chunked": functools.partial(chunked_attention, chunk_size=block),
+        "splash": functools.partial(splash_attention, block=block),
+        "cudnn": cudnn_attention,
+    }
+    return kernels[name]
+
+
+def check_kernel(name: Kernel, *, block: int, dropout_rate: float, dtype: str) -> None:
     """Raises a ValueError if a model's config asks a kernel for what it does not have."""
     if name in FUSED and dropout_rate > 0.0:
         raise ValueError(
@@ -30,3 +39,6 @@ def check_kernel(name: Kernel, *, dropout_rate: float, dtype: str) -> None:
         )
     if name == "cudnn" and dtype == "float32":
         raise ValueError("model.attention=cudnn computes in 16 bits; set model.dtype=bfloat16.")
+    least = 128 if name == "splash" else 1  # the width of a TPU's registers
+    if block < 1 or block % least:
+        raise ValueError(f"model.attention_block={block} must be a multiple of {least}.")

@@ -13,7 +13,7 @@ from transformer_jax.layers.blocks import EncoderLayer
 from transformer_jax.layers.dropout import Dropout
 from transformer_jax.layers.embeddings import TokenEmbedding
 from transformer_jax.layers.feed_forward import Activation
-from transformer_jax.layers.kernels import KERNELS, Kernel, check_kernel
+from transformer_jax.layers.kernels import BLOCK, Kernel, check_kernel, make_kernel
 from transformer_jax.layers.masks import Mask
 from transformer_jax.layers.positions import LearnedPositions, default_positions
 from transformer_jax.layers.stacks import Encoder, Remat
@@ -48,6 +48,7 @@ class BertConfig:
         distributed.
       attention: the attention kernel: dense and chunked run everywhere, splash on TPUs, cudnn on
         GPUs; the latter two need attention_dropout_rate 0.
+      attention_block: queries, and for splash keys, that chunked and splash work on at a time.
       dtype: dtype of the products; parameters and statistics are float32.
       remat: what the backward pass computes again; see `Encoder`.
       unroll: compiles the layers one after the other; faster on a CPU.
@@ -71,6 +72,7 @@ class BertConfig:
     norm_epsilon: float = 1e-12
     init_std: float = 0.02
     attention: Kernel = "dense"
+    attention_block: int = BLOCK
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Remat = "none"
     unroll: bool = False
@@ -91,7 +93,12 @@ class BertConfig:
         for name in ("dropout_rate", "attention_dropout_rate"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"model.{name}={getattr(self, name)} must be in [0, 1).")
-        check_kernel(self.attention, dropout_rate=self.attention_dropout_rate, dtype=self.dtype)
+        check_kernel(
+            self.attention,
+            block=self.attention_block,
+            dropout_rate=self.attention_dropout_rate,
+            dtype=self.dtype,
+        )
         for name in ("norm_epsilon", "init_std"):
             if getattr(self, name) <= 0.0:
                 raise ValueError(f"model.{name}={getattr(self, name)} must be positive.")
@@ -155,7 +162,7 @@ class Bert(nn.Module):
             activation=c.activation,
             norm_epsilon=c.norm_epsilon,
             kernel_init=init,
-            attention_fn=self.attention_fn or KERNELS[c.attention],
+            attention_fn=self.attention_fn or make_kernel(c.attention, c.attention_block),
             dtype=dtype,
             parent=None,
         )

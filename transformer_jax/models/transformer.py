@@ -13,7 +13,7 @@ from transformer_jax.layers.blocks import DecoderLayer, EncoderLayer
 from transformer_jax.layers.dropout import Dropout
 from transformer_jax.layers.embeddings import TokenEmbedding
 from transformer_jax.layers.feed_forward import Activation
-from transformer_jax.layers.kernels import KERNELS, Kernel, check_kernel
+from transformer_jax.layers.kernels import BLOCK, Kernel, check_kernel, make_kernel
 from transformer_jax.layers.masks import Mask
 from transformer_jax.layers.positions import (
     SinusoidLayout,
@@ -51,6 +51,7 @@ class TransformerConfig:
       sinusoids: order of the channels of the position signal; the paper's is interleaved.
       attention: the attention kernel: dense and chunked run everywhere, splash on TPUs, cudnn on
         GPUs; the latter two need attention_dropout_rate 0.
+      attention_block: queries, and for splash keys, that chunked and splash work on at a time.
       dtype: dtype of the products; parameters and statistics are float32.
       remat: what the backward pass computes again; see `Encoder`.
       unroll: compiles the layers one after the other; faster on a CPU.
@@ -70,6 +71,7 @@ class TransformerConfig:
     attention_bias: bool = False
     sinusoids: SinusoidLayout = "interleaved"
     attention: Kernel = "dense"
+    attention_block: int = BLOCK
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Remat = "none"
     unroll: bool = False
@@ -99,7 +101,12 @@ class TransformerConfig:
         for name in ("dropout_rate", "attention_dropout_rate", "feed_forward_dropout_rate"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"model.{name}={getattr(self, name)} must be in [0, 1).")
-        check_kernel(self.attention, dropout_rate=self.attention_dropout_rate, dtype=self.dtype)
+        check_kernel(
+            self.attention,
+            block=self.attention_block,
+            dropout_rate=self.attention_dropout_rate,
+            dtype=self.dtype,
+        )
 
     @classmethod
     def big(cls, **changes: Any) -> TransformerConfig:
@@ -149,7 +156,7 @@ class Transformer(nn.Module):
             norm_first=c.norm_first,
             norm_epsilon=c.norm_epsilon,
             attention_bias=c.attention_bias,
-            attention_fn=self.attention_fn or KERNELS[c.attention],
+            attention_fn=self.attention_fn or make_kernel(c.attention, c.attention_block),
             dtype=dtype,
         )
         stack: dict[str, Any] = dict(unroll=c.unroll, remat=c.remat, constrain=self.constrain)

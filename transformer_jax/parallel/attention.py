@@ -10,7 +10,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from transformer_jax.errors import UserError
 from transformer_jax.layers.attention import AttentionFn, dense_attention
-from transformer_jax.layers.kernels import FUSED, KERNELS, Kernel
+from transformer_jax.layers.kernels import BLOCK, FUSED, Kernel, make_kernel
 from transformer_jax.layers.masks import Mask
 from transformer_jax.parallel.mesh import AXES, BATCH_AXES
 from transformer_jax.parallel.sharding import left_axes, left_mesh, left_spec
@@ -19,8 +19,8 @@ from transformer_jax.typing import Array, identity
 _HEADS = ("model", "context")  # what splits the heads while a device attends
 
 
-def attention_on(mesh: Mesh, name: Kernel) -> AttentionFn:
-    """The kernel of this name, as it runs on the mesh.
+def attention_on(mesh: Mesh, name: Kernel, block: int = BLOCK) -> AttentionFn:
+    """The kernel of this name, with blocks of this size, as it runs on the mesh.
 
     The plain kernels are left to XLA, which splits them by batch and heads, unless rows are split
     too. A fused kernel is a program for one device, which XLA cannot split.
@@ -36,8 +36,8 @@ def attention_on(mesh: Mesh, name: Kernel) -> AttentionFn:
             f"Set --model.attention chunked, which runs everywhere."
         )
     if mesh.size == 1 or name not in FUSED and mesh.shape["context"] == 1:
-        return KERNELS[name]
-    return on_each_device(KERNELS[name], mesh)
+        return make_kernel(name, block)
+    return on_each_device(make_kernel(name, block), mesh)
 
 
 def without_mesh(model: nn.Module) -> nn.Module:

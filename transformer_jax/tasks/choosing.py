@@ -66,7 +66,7 @@ class Choosing(FineTuning):
         self.model: BertChooser = BertChooser(
             with_pooler(model),
             config.head_dropout_rate,
-            attention_fn=attention_on(mesh, model.attention),
+            attention_fn=attention_on(mesh, model.attention, model.attention_block),
             constrain=constrain_activations(mesh),
             num_choices=NUM_CHOICES,
         )

@@ -83,7 +83,7 @@ class Classification(FineTuning):
         self.model: BertClassifier = BertClassifier(
             with_pooler(model),
             config.head_dropout_rate,
-            attention_fn=attention_on(mesh, model.attention),
+            attention_fn=attention_on(mesh, model.attention, model.attention_block),
             constrain=constrain_activations(mesh),
             num_classes=len(self.labels) or 1,
         )

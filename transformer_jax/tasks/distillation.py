@@ -96,10 +96,10 @@ class Distillation(MaskedLm):
         _check(config.teacher, model, data)
         base = MaskedLmConfig(masking=config.masking)
         super().__init__(base, model, data, batch_size, seed, workdir, mesh)
-        self.distillation = config
+        self.distillation, teacher = config, config.teacher
         self.teacher = BertPretraining(
-            config.teacher,
-            attention_fn=attention_on(mesh, config.teacher.attention),
+            teacher,
+            attention_fn=attention_on(mesh, teacher.attention, teacher.attention_block),
             constrain=constrain_activations(mesh),
         )
         self.coefficients: Mapping[str, float] = {

@@ -27,6 +27,7 @@ class PretrainedSizes:
     dropout_rate: float | None = None
     attention_dropout_rate: float | None = None
     attention: Kernel | None = None
+    attention_block: int | None = None
     dtype: Literal["float32", "bfloat16"] | None = None
     remat: Remat | None = None
     unroll: bool | None = None

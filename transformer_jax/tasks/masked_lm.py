@@ -108,7 +108,7 @@ class MaskedLm:
         self.model = BertPretraining(
             model,
             span_boundary=config.span_boundary,
-            attention_fn=attention_on(mesh, model.attention),
+            attention_fn=attention_on(mesh, model.attention, model.attention_block),
             constrain=constrain_activations(mesh),
         )
         self.tokenizer = run_tokenizer(data, model.vocab_size, workdir)

@@ -78,7 +78,7 @@ class Reading(FineTuning):
         self.config, self.data = config, data
         self.model: BertReader = BertReader(
             dataclasses.replace(model, pooler=False),
-            attention_fn=attention_on(mesh, model.attention),
+            attention_fn=attention_on(mesh, model.attention, model.attention_block),
             constrain=constrain_activations(mesh),
         )
 

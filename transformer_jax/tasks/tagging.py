@@ -67,7 +67,7 @@ class Tagging(FineTuning):
         self.model: BertTagger = BertTagger(
             dataclasses.replace(model, pooler=False),
             config.head_dropout_rate,
-            attention_fn=attention_on(mesh, model.attention),
+            attention_fn=attention_on(mesh, model.attention, model.attention_block),
             constrain=constrain_activations(mesh),
             num_classes=len(self.labels),
         )

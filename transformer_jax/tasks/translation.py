@@ -93,7 +93,7 @@ class Translation:
         self.batch_size, self.seed, self.mesh = batch_size, seed, mesh
         self.model = Transformer(
             model,
-            attention_fn=attention_on(mesh, model.attention),
+            attention_fn=attention_on(mesh, model.attention, model.attention_block),
             constrain=constrain_activations(mesh),
         )
         self.tokenizer = self._load_tokenizer(model.vocab_size)
