@@ -89,7 +89,9 @@ TABLES = {
             ("model 2 x data 128", "--mesh.model 2"),
             ("model 4 x data 64, vocabulary 30,720", "--mesh.model 4 --model.vocab-size 30720"),
             ("context 2 x data 128", "--mesh.context 2"),
-            ("context 2 x model 2 x data 64", "--mesh.context 2 --mesh.model 2"),
+            ("fsdp 16 x model 2 x data 8", "--mesh.fsdp 16 --mesh.model 2 --train.no-sum-once"),
+            ("context 2 x model 2 x data 64",
+             "--mesh.context 2 --mesh.model 2 --train.no-sum-once"),
         )
     ],
     "choices": [

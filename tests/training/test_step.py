@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from transformer_jax import Transformer, TransformerConfig
+from transformer_jax.errors import UserError
 from transformer_jax.objectives.losses import label_smoothed_cross_entropy
 from transformer_jax.parallel.mesh import MeshConfig, make_mesh
 from transformer_jax.parallel.sharding import (
@@ -149,11 +150,16 @@ def test_four_microbatches_of_8_equal_one_batch_of_32_with_ragged_counts(count):
     assert_same_run((history, state.params), one_device())
 
 
-@pytest.mark.parametrize("mesh", MESHES, ids=str)
+@pytest.mark.parametrize("mesh", [*MESHES[:3], MeshConfig(data=4, fsdp=2)], ids=str)
 def test_copies_that_sum_their_gradients_once_equal_one_device(mesh):
     mesh = make_mesh(mesh)
     history, state = run(mesh, microbatches=4, once=True)
     assert_same_run((history, state.params), one_device())
+
+
+def test_copies_that_sum_once_are_refused_on_two_axes_more():
+    with pytest.raises(UserError, match="one axis more, not with mesh.fsdp=2 and mesh.model=2"):
+        run(make_mesh(MESHES[-1]), microbatches=2, once=True)
 
 
 def test_gradients_of_microbatches_equal_those_of_the_whole_batch():

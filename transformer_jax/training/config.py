@@ -23,7 +23,8 @@ class TrainConfig:
       microbatches: parts that a batch is cut into to save memory.
       sum_once: copies of the model (mesh.data) add up their gradients once, after the last
         microbatch, in float32; else after each microbatch and, for products in bfloat16 on TPUs, in
-        bfloat16. Dropout's bits are then others for each number of copies.
+        bfloat16. Dropout's bits are then others for each number of copies. Goes with one axis of
+        the mesh more.
       seed: initial parameters, dropout, order of the data.
       log_every: updates between two lines of metrics.
       checkpoint_every: updates between two validations, each with a checkpoint after it.

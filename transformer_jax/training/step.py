@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
+from transformer_jax.errors import UserError
 from transformer_jax.typing import Array, Batch, Metrics, Params, Terms
 
 # (params, batch, key) -> {name: (sum, weight)}; the weights depend on the batch and key alone.
@@ -54,7 +55,12 @@ def make_train_step(
 
     Returns:
       The step. Its metrics are the loss, each term's mean, its gradient's norm before clipping.
+
+    Raises:
+      UserError: the mesh has copies, and more than one axis more.
     """
+    if copies is not None:
+        _check_copies(copies)
 
     def loss_fn(
         params: Params, batch: Batch, key: Array, weights: Metrics | None
@@ -117,6 +123,15 @@ def make_train_step(
         return TrainState(state.step + 1, params, opt_state), metrics
 
     return train_step
+
+
+def _check_copies(mesh: Mesh) -> None:
+    others = [f"mesh.{name}={n}" for name, n in mesh.shape.items() if n > 1 and name != "data"]
+    if mesh.shape["data"] > 1 and len(others) > 1:  # XLA ends the process by a failed check
+        raise UserError(
+            f"train.sum_once goes with mesh.data and one axis more, not with {' and '.join(others)}. "
+            f"Leave it out, or one of these."
+        )
 
 
 def _weights(terms: Terms) -> dict[str, Array]:
