@@ -138,3 +138,21 @@ def test_the_compilers_own_estimate_is_read():
         'ROOT %y = f32[8]{0} negate(%x), backend_config={"w":{"estimated_cycles":"37"}}',
     )
     assert one.cycles == 37
+
+
+@pytest.mark.parametrize("row", ["", "8,"])
+@pytest.mark.parametrize(("kernel", "products"), [("fwd", 2), ("dq", 3), ("dkv", 4)])
+def test_the_kernels_of_splash_form_their_products(row, kernel, products):
+    text = f"""\
+HloModule jit_step
+
+ENTRY %main (q: bf16[4]) -> bf16[4] {{
+  %ids = s32[{row}256]{{0}} parameter(0)
+  %q = bf16[{row}4,256,128]{{2,1,0}} parameter(1)
+  %k = bf16[{row}4,512,128]{{2,1,0}} parameter(2)
+  ROOT %splash_mha_{kernel}_no_residuals.1 = bf16[{row}4,256,128]{{2,1,0}} custom-call(%ids, %q, %k, %k)
+}}
+"""  # noqa: E501
+    rows = 8 if row else 1
+    found = list_work(parse_program(text))
+    assert sum(one.flops for one in found) == products * 2 * rows * 4 * 256 * 512 * 128

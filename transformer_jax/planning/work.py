@@ -99,13 +99,13 @@ def _flops(program: Program, computation: Computation, instruction: Instruction)
 
 
 def _splash_flops(computation: Computation, instruction: Instruction) -> float:
-    """Of one product of all queries [B,N,T,H] with all keys [B,N,S,H].
+    """Of one product of all queries [...,T,H] with all keys [...,S,H], the first two of floats.
 
     Blocks that a causal mask skips are counted too.
     """
     arrays = [computation[name].shapes[0] for name in instruction.operands if name in computation]
-    queries, keys = [x.sizes for x in arrays if len(x.sizes) == 4 and x.type != "s32"][:2]
-    return 2.0 * math.prod(queries) * keys[2]
+    queries, keys = [x.sizes for x in arrays if x.type in ("bf16", "f32")][:2]
+    return 2.0 * math.prod(queries) * keys[-2]
 
 
 def dot_flops(computation: Computation, instruction: Instruction) -> float:

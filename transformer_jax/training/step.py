@@ -129,8 +129,8 @@ def _check_copies(mesh: Mesh) -> None:
     others = [f"mesh.{name}={n}" for name, n in mesh.shape.items() if n > 1 and name != "data"]
     if mesh.shape["data"] > 1 and len(others) > 1:  # XLA ends the process by a failed check
         raise UserError(
-            f"train.sum_once goes with mesh.data and one axis more, not with {' and '.join(others)}. "
-            f"Leave it out, or one of these."
+            f"train.sum_once goes with mesh.data and one axis more, not with "
+            f"{' and '.join(others)}. Leave it out, or one of these."
         )
 
 
