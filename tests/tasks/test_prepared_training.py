@@ -64,6 +64,9 @@ def test_a_run_is_trained_on_prepared_rows_and_evaluated(flags, prepared, tmp_pa
         ("example_length", 32, 24),
         ("row_examples", 3, 8),
         ("examples", "full_sentences", "next_sentence"),
+        ("tokenizer", "byte_bpe", "wordpiece"),
+        ("tokenizer", "sentencepiece", "wordpiece"),
+        ("lowercase", False, True),
     ],
 )
 def test_rows_of_other_settings_are_refused(prepared, field, value, is_now):

@@ -116,17 +116,31 @@ def _check_prepared(data: BertData, rows: PreparedRows, tokenizer: EncoderTokeni
         "example_length": data.longest,
         "row_examples": data.places,
     }
+    found = {name: rows.settings[name] for name in wanted}
+    if data.tokenizer in TRAINED:  # a path is compared where the run gets its tokenizer
+        wanted["tokenizer"], found["tokenizer"] = data.tokenizer, _kind(tokenizer)
+        if "lowercase" in rows.settings and found["tokenizer"] != "byte_bpe":
+            wanted["lowercase"], found["lowercase"] = data.lowercase, rows.settings["lowercase"]
     for name, value in wanted.items():
-        if rows.settings[name] != value:
+        if found[name] != value:
+            flag = f"--data.{name} {found[name]}"
+            if name == "lowercase":
+                flag = "--data.lowercase" if found[name] else "--data.no-lowercase"
             raise UserError(
-                f"{data.path} was prepared with {name}={rows.settings[name]}, and data.{name} is "
-                f"{value}. Set --data.{name} {rows.settings[name]}, or prepare other rows."
+                f"{data.path} was prepared with {name}={found[name]}, and data.{name} is "
+                f"{value}. Set {flag}, or prepare other rows."
             )
     if rows.settings["tokenizer"]["fingerprint"] != tokenizer.fingerprint:
         raise UserError(
             f"{data.path} was prepared with another tokenizer than that of the run. Take a new "
             f"--workdir, which gets the tokenizer of the rows."
         )
+
+
+def _kind(tokenizer: EncoderTokenizer) -> TokenizerKind:
+    if isinstance(tokenizer, ByteBpeTokenizer):
+        return "byte_bpe"
+    return "wordpiece" if isinstance(tokenizer, WordPieceTokenizer) else "sentencepiece"
 
 
 def run_tokenizer(data: BertData, vocab_size: int, workdir: Path) -> EncoderTokenizer:
