@@ -5,6 +5,7 @@ import types
 import jax
 import numpy as np
 import pytest
+from jax._src.clusters import cloud_tpu_cluster
 from jax.sharding import Mesh
 
 from transformer_jax.errors import UserError
@@ -78,23 +79,42 @@ def test_process_0_goes_first(monkeypatch, process):
 
 
 def test_one_process_alone_does_not_wait_and_needs_no_network(monkeypatch):
-    for name in distributed._CLUSTERS:
-        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: 1 / 0)
     initialize(DistributedConfig())
     with one_process_first("it"):
         pass
 
 
-@pytest.mark.parametrize("name", ["SLURM_PROCID", "TPU_WORKER_HOSTNAMES"])
-def test_in_a_cluster_jax_finds_the_others(monkeypatch, name):
+SRUN = ("JOB_ID", "STEP_NODELIST", "NTASKS", "PROCID", "LOCALID")
+
+
+@pytest.mark.parametrize("cluster", ["srun", "GKE", "TPU VM", "named"])
+def test_in_a_cluster_jax_finds_the_others(monkeypatch, cluster):
     calls = []
-    monkeypatch.setenv(name, "0")
+    if cluster == "srun":
+        for name in SRUN:
+            monkeypatch.setenv(f"SLURM_{name}", "0")
+    elif cluster == "named":
+        monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "host:1")
+    else:
+        monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)
+        monkeypatch.setattr(cloud_tpu_cluster, "running_in_cloud_tpu_vm", True)
+        told = ("1", cloud_tpu_cluster.metadata_response_code_success)
+        monkeypatch.setattr(cloud_tpu_cluster, "get_metadata", lambda _: told)
+        if cluster == "GKE":
+            monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "a,b")
     monkeypatch.setattr(jax.config, "update", lambda *_: None)
     monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **k: calls.append((a, k)))
     initialize(DistributedConfig(heartbeat=7))
     [(where, options)] = calls
     assert where == (None, None, None) and options["heartbeat_timeout_seconds"] == 7
+
+
+def test_a_batch_step_of_slurm_without_srun_is_alone(monkeypatch):
+    for name in set(SRUN) - {"STEP_NODELIST"}:
+        monkeypatch.setenv(f"SLURM_{name}", "0")
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: 1 / 0)
+    initialize(DistributedConfig())
 
 
 def test_processes_that_do_not_come_together_are_said(monkeypatch):

@@ -6,9 +6,10 @@ import pytest
 
 from transformer_jax.errors import UserError
 from transformer_jax.models.bert import BertConfig
-from transformer_jax.parallel.mesh import MeshConfig
+from transformer_jax.parallel.mesh import MeshConfig, make_mesh
 from transformer_jax.planning.chips import parse_topology
 from transformer_jax.planning.collectives import BETWEEN, summary
+from transformer_jax.planning.compiler import devices_of
 from transformer_jax.planning.plan import make_plan
 from transformer_jax.tasks.bert_data import BertData
 from transformer_jax.tasks.masked_lm import MaskedLmConfig
@@ -103,6 +104,36 @@ def test_shared_parameters_are_gathered_by_layer(plans):
     largest = [one for one in gathers if one.bytes == LARGEST]
     assert sum(one.runs for one in largest) == 2 * 2 * 3  # up and down, both passes, each layer
     assert all(one.bytes <= LARGEST for one in gathers)  # never the whole stack
+
+
+SMALL = 2**16  # bytes: what is gathered of a few tokens changes places
+
+
+@pytest.mark.parametrize(
+    ("mesh", "needed"),
+    [
+        ({}, {"all-reduce"}),
+        ({"fsdp": 4}, {"all-reduce", "all-gather", "reduce-scatter"}),
+        ({"model": 2}, {"all-reduce"}),
+        ({"context": 2}, {"all-reduce", "all-to-all"}),
+    ],
+)
+def test_no_layout_exchanges_more_than_it_needs(plans, mesh, needed):
+    large = [one for one in plans(**mesh).collectives if one.bytes > SMALL]
+    assert {one.kind for one in large} == needed
+
+
+@pytest.mark.parametrize(
+    ("topology", "slices", "mesh"),
+    [
+        ("v5p:4x4x4", 1, MeshConfig(model=2)),  # takes half of a dimension
+        ("v5e:4x4", 2, MeshConfig(model=2)),
+        ("v6e:4x4", 1, MeshConfig(fsdp=2, context=2)),
+    ],
+)
+def test_axes_may_take_a_part_of_a_dimension(topology, slices, mesh):
+    devices = devices_of(parse_topology(topology, slices=slices))
+    assert make_mesh(mesh, devices).size == len(devices)
 
 
 def test_slices_hold_copies_of_the_model_and_exchange_sums_only(plans):

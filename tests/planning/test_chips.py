@@ -19,6 +19,12 @@ def test_what_is_no_topology_is_refused_with_the_kinds(text):
         parse_topology(text)
 
 
+@pytest.mark.parametrize("text", ["v5p:4x4", "v5e:2x2x2", "v5e:32x32", "v6e:0x4", "v4:16x16x32"])
+def test_grids_that_the_chips_are_not_built_in_are_refused(text):
+    with pytest.raises(UserError, match="a slice of .* with at most .* chips"):
+        parse_topology(text)
+
+
 def test_no_slices_are_refused():
     with pytest.raises(UserError, match="--slices 0"):
         parse_topology("v5e:2x2", slices=0)

@@ -16,16 +16,6 @@ from jax.sharding import Mesh
 from transformer_jax.errors import UserError
 from transformer_jax.parallel.mesh import BATCH_AXES, batch_shards
 
-# JAX finds the other processes by itself where one of these is set: SLURM's srun, Open MPI,
-# GKE (JobSet) and Cloud TPU VMs, or a user who names the coordinator.
-_CLUSTERS = (
-    "JAX_COORDINATOR_ADDRESS",
-    "SLURM_PROCID",
-    "OMPI_MCA_orte_hnp_uri",
-    "TPU_WORKER_HOSTNAMES",
-    "TPU_PROCESS_ADDRESSES",
-    "CLOUD_TPU_TASK_ID",
-)
 _START = 300  # seconds until all processes have come together
 _PREPARED = 3600  # seconds that the others wait while one prepares data
 _waits = itertools.count()
@@ -74,7 +64,7 @@ def initialize(config: DistributedConfig) -> None:
     Raises:
       UserError: the others cannot be reached in time.
     """
-    if config.coordinator is None and not any(name in os.environ for name in _CLUSTERS):
+    if config.coordinator is None and not _in_a_cluster():
         return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")  # CPUs have none by default
     try:
@@ -91,6 +81,21 @@ def initialize(config: DistributedConfig) -> None:
             f"The {config.processes or 'other'} processes of this run did not come together at "
             f"{config.coordinator or 'the address that the cluster says'}: {reason}"
         ) from error
+
+
+def _in_a_cluster() -> bool:
+    """Whether JAX finds the other processes by itself: under srun or mpirun, on GKE and Cloud TPU."""
+    # What jax.distributed.initialize asks, too; by itself it fails where the answer is no.
+    from jax._src.clusters import ClusterEnv
+
+    if "JAX_COORDINATOR_ADDRESS" in os.environ:
+        return True
+    for cluster in ClusterEnv._cluster_types:
+        # Any pod of Kubernetes counts as a cluster there, a notebook's too; flags say it for those.
+        by_choice = cluster.opt_in_only_method or cluster.__name__ == "K8sCluster"
+        if not by_choice and cluster.is_env_present():
+            return True
+    return False
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
@@ -43,7 +44,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     """A mesh (data, fsdp, context, model) over these devices; over all if None.
 
     Raises:
-      UserError: the axes do not multiply to the number of devices.
+      UserError: the axes do not multiply to the number of devices, or cannot be laid out on them.
     """
     devices = jax.devices() if devices is None else devices
     count = len(devices)
@@ -58,13 +59,23 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         )
     shape = (data, config.fsdp, config.context, config.model)
     slices = len({getattr(d, "slice_index", 0) for d in devices if d.platform == "tpu"})
-    if slices > 1:
-        return _mesh_of_slices(shape, slices, devices)
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    try:
+        if slices > 1:
+            grid = _grid_of_slices(shape, slices, devices)
+        else:  # an axis may take a part of a dimension of the chips, which jax.make_mesh refuses
+            grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    except (NotImplementedError, ValueError) as error:
+        raise UserError(
+            f"The mesh {dict(zip(AXES, shape, strict=True))} cannot be laid out on the {count} "
+            f"devices: {error}. Choose axes that divide the dimensions of their grid."
+        ) from error
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def _mesh_of_slices(shape: tuple[int, ...], slices: int, devices: Sequence[jax.Device]) -> Mesh:
-    """A mesh over several slices of TPUs; only copies of the model use the network between them."""
+def _grid_of_slices(
+    shape: tuple[int, ...], slices: int, devices: Sequence[jax.Device]
+) -> np.ndarray:
+    """Devices of several slices of TPUs; only copies of the model use the network between them."""
     data, *rest = shape
     if data % slices:
         raise UserError(
@@ -72,8 +83,9 @@ def _mesh_of_slices(shape: tuple[int, ...], slices: int, devices: Sequence[jax.D
             f"so that no slice shares its parameters with another. Set a smaller --mesh.fsdp."
         )
     inside, across = (data // slices, *rest), (slices, *(1 for _ in rest))
-    grid = mesh_utils.create_hybrid_device_mesh(inside, across, devices=devices)
-    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(shape))
+    return mesh_utils.create_hybrid_device_mesh(
+        inside, across, devices=devices, allow_split_physical_axes=True
+    )
 
 
 def batch_shards(mesh: Mesh) -> int:

@@ -24,6 +24,8 @@ class Chip:
       link_bandwidth: bytes a second over one link to a neighbour, in one direction.
       ring: chips of a dimension from which on it closes to a ring; on shorter ones it is a line.
       ring_multiple: a dimension closes only if it is a multiple of this.
+      dimensions: of the grid of a slice.
+      most: chips of the largest slice.
       hertz: cycles a second, for the compiler's estimates; None where we found no source.
       source: the page that says so.
     """
@@ -34,6 +36,8 @@ class Chip:
     link_bandwidth: float
     ring: int
     ring_multiple: int
+    dimensions: int
+    most: int
     hertz: float | None
     source: str
 
@@ -41,22 +45,23 @@ class Chip:
 # Peak, memory and its bandwidth: the "Key specifications" of each kind's page. Links: the table
 # "ICI BW/link (one-way)" of https://jax-ml.github.io/scaling-book/tpus, 10 % below what the pages
 # of the kinds say of a whole chip (400, 800 and 1,200 GB/s over 4, 4 and 6 links, both directions).
-# Rings: the same page, section "TPU Networking". The clock of v5e stands there, too.
+# Rings, dimensions and largest slices ("Pod size"): the same page, section "TPU Networking" and its
+# tables. The clock of v5e stands there, too.
 CHIPS = {
     "v4": Chip(
-        275e12, 32 * GIB, 1.2e12, 4.5e10, 4, 4, None,
+        275e12, 32 * GIB, 1.2e12, 4.5e10, 4, 4, 3, 4096, None,
         "https://docs.cloud.google.com/tpu/docs/v4",
     ),
     "v5e": Chip(
-        197e12, 16 * GIB, 8.19e11, 4.5e10, 16, 16, 1.5e9,
+        197e12, 16 * GIB, 8.19e11, 4.5e10, 16, 16, 2, 256, 1.5e9,
         "https://docs.cloud.google.com/tpu/docs/v5e",
     ),
     "v5p": Chip(
-        459e12, 95 * GIB, 2.765e12, 9e10, 4, 4, None,
+        459e12, 95 * GIB, 2.765e12, 9e10, 4, 4, 3, 8960, None,
         "https://docs.cloud.google.com/tpu/docs/v5p",
     ),
     "v6e": Chip(
-        918e12, 32 * GIB, 1.6e12, 9e10, 16, 16, None,
+        918e12, 32 * GIB, 1.6e12, 9e10, 16, 16, 2, 256, None,
         "https://docs.cloud.google.com/tpu/docs/v6e",
     ),
 }  # fmt: skip
@@ -124,4 +129,12 @@ def parse_topology(text: str, slices: int = 1) -> Topology:
         )
     if slices < 1:
         raise UserError(f"--slices {slices} must be at least 1.")
-    return Topology(found["kind"], tuple(map(int, found["shape"].split("x"))), slices)
+    topology = Topology(found["kind"], tuple(map(int, found["shape"].split("x"))), slices)
+    chip, size = topology.chip, math.prod(topology.shape)
+    if len(topology.shape) != chip.dimensions or not 0 < size <= chip.most:
+        form = "x".join("ABC"[: chip.dimensions])
+        raise UserError(
+            f"--topology {text}: a slice of {found['kind']} is {found['kind']}:{form} with at most "
+            f"{chip.most:,} chips. More of them are several slices: --slices N."
+        )
+    return topology
