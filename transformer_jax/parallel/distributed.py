@@ -84,7 +84,7 @@ def initialize(config: DistributedConfig) -> None:
 
 
 def _in_a_cluster() -> bool:
-    """Whether JAX finds the other processes by itself: under srun or mpirun, on GKE and Cloud TPU."""
+    """Whether JAX finds the other processes by itself: under srun, mpirun, on GKE, Cloud TPU."""
     # What jax.distributed.initialize asks, too; by itself it fails where the answer is no.
     from jax._src.clusters import ClusterEnv
 
