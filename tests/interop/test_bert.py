@@ -253,3 +253,66 @@ def test_the_report_has_a_line_for_each_tensor(folder):
     values = tensors_in(folder)["bert.encoder.layer.2.attention.self.query.weight"]
     assert line.startswith("bert/encoder/layer/self_attention/query/kernel[2] <- ")
     assert f"mean {values.mean():.4g} deviation {values.std():.4g}" in line
+
+
+def write_vocab(folder, names):
+    save_pretrained(folder, pretrained("bert", "encoder"))
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *names]
+    (folder / "vocab.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("said", "tokens"),
+    [
+        ({}, "a e b"),
+        ({"strip_accents": False}, "a é b"),
+        ({"do_lower_case": False}, "A É b"),
+        ({"do_lower_case": False, "strip_accents": True}, "A E b"),
+    ],
+)
+def test_settings_beside_a_vocab_txt_are_honoured(tmp_path, said, tokens):
+    write_vocab(tmp_path, list("aAeEéÉb"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
+    tokenizer = load_pretrained(tmp_path).tokenizer
+    (found,) = tokenizer.encode(["A É b"])
+    assert " ".join(tokenizer.pieces(found.ids.tolist())) == tokens
+
+
+@pytest.mark.parametrize("key", ["do_lower_case", "strip_accents", "tokenize_chinese_chars"])
+def test_settings_of_a_tokenizer_that_cannot_be_are_named(tmp_path, key):
+    write_vocab(tmp_path, ["a"])
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({key: "no"}))
+    assert f"tokenizer_config.json: {key}='no' cannot be" in message_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("family", "lowercase", "said"),
+    [
+        ("bert", True, {"tokenizer_class": "BertTokenizer", "do_lower_case": True}),
+        ("distilbert", False, {"tokenizer_class": "DistilBertTokenizer", "do_lower_case": False}),
+        ("roberta", False, {"tokenizer_class": "PreTrainedTokenizerFast", "mask_token": "[MASK]"}),
+    ],
+)
+def test_the_class_of_an_exported_tokenizer_says_how_words_are_made(
+    tmp_path, family, lowercase, said
+):
+    tokenizer = WordPieceTokenizer.train(
+        WORDS * 3, tmp_path / "t", vocab_size=40, lowercase=lowercase
+    )
+    own = dataclasses.replace(pretrained(family, "encoder"), tokenizer=tokenizer)
+    save_pretrained(tmp_path / "out", own)
+    written = json.loads((tmp_path / "out/tokenizer_config.json").read_text())
+    assert said.items() <= written.items()
+    assert written["model_max_length"] == 11
+    assert ("token_type_ids" in written["model_input_names"]) == (family == "bert")
+
+
+def test_positions_of_roberta_follow_the_padding_of_its_tokenizer(tmp_path):
+    tokenizer = WordPieceTokenizer.train(WORDS * 3, tmp_path / "t", vocab_size=40, lowercase=True)
+    own = dataclasses.replace(pretrained("roberta", "encoder"), tokenizer=tokenizer)
+    save_pretrained(tmp_path / "out", own)
+    loaded = load_pretrained(tmp_path / "out")
+    assert (own.config.first_position, loaded.config.first_position) == (2, tokenizer.pad_id + 1)
+    tokens = jnp.arange(11)[None]
+    want, got = (x.model.apply({"params": x.params}, tokens) for x in (own, loaded))
+    np.testing.assert_array_equal(got, want)

@@ -75,18 +75,34 @@ class ByteBpeTokenizer(JsonTokenizer):
         return cls(path)
 
     @classmethod
-    def from_vocab(cls, vocabulary: str | os.PathLike[str], merges: str | os.PathLike[str]) -> Self:
-        """The tokenizer of a vocab.json and its merges.txt.
+    def from_vocab(
+        cls,
+        vocabulary: str | os.PathLike[str],
+        merges: str | os.PathLike[str],
+        *,
+        add_prefix_space: bool = False,
+    ) -> Self:
+        """The tokenizer of a vocab.json and its merges.txt; see `of_merges`.
 
         Raises:
           UserError: a file is missing or damaged, they do not fit together, or a special token or a
             byte is not in the vocabulary.
         """
-        return cls.of_merges(_read_vocabulary(vocabulary), merges, where=os.fspath(vocabulary))
+        return cls.of_merges(
+            _read_vocabulary(vocabulary),
+            merges,
+            where=os.fspath(vocabulary),
+            add_prefix_space=add_prefix_space,
+        )
 
     @classmethod
     def of_merges(
-        cls, ids: Mapping[str, int], merges: str | os.PathLike[str], *, where: str
+        cls,
+        ids: Mapping[str, int],
+        merges: str | os.PathLike[str],
+        *,
+        where: str,
+        add_prefix_space: bool = False,
     ) -> Self:
         """The tokenizer of a vocabulary and its merges.txt.
 
@@ -94,6 +110,7 @@ class ByteBpeTokenizer(JsonTokenizer):
           ids: token -> id.
           merges: the file.
           where: where the vocabulary is from, for messages.
+          add_prefix_space: whether a text's first word is as if a space stood before it.
 
         Raises:
           UserError: as `from_vocab`.
@@ -105,7 +122,7 @@ class ByteBpeTokenizer(JsonTokenizer):
             raise UserError(
                 f"{merges} does not fit {where} ({error}). Take both from one model."
             ) from error
-        return cls._of(_file(_bare(model)), where)
+        return cls._of(_file(_bare(model, add_prefix_space)), where)
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The text of each token, with the space before a word; of special tokens their names."""
@@ -133,9 +150,9 @@ class ByteBpeTokenizer(JsonTokenizer):
         return token.startswith(_SPACE)
 
 
-def _bare(model: models.BPE) -> Tokenizer:
+def _bare(model: models.BPE, add_prefix_space: bool = False) -> Tokenizer:
     tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
     return tokenizer
 
 

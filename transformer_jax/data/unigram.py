@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import sentencepiece
@@ -52,27 +52,24 @@ class UnigramTokenizer(JsonTokenizer):
         """
         pieces, unk_id, charsmap = _read(path)
         pieces = [(p, score - _RARE_SCORE * _is_number_with_comma(p)) for p, score in pieces]
-        tokenizer = Tokenizer(models.Unigram(pieces, unk_id, False))
         steps: list[Any] = [normalizers.Replace("``", '"'), normalizers.Replace("''", '"')]
         if not keep_accents:
             steps += [normalizers.NFKD(), normalizers.StripAccents()]
         if lowercase:
             steps.append(normalizers.Lowercase())
-        if charsmap:
-            steps.append(normalizers.Precompiled(charsmap))
-        steps.append(normalizers.Replace(Regex(" {2,}"), " "))
-        tokenizer.normalizer = normalizers.Sequence(steps)
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.WhitespaceSplit(),
-                pre_tokenizers.Metaspace(replacement=_SPACE, prepend_scheme="always"),
-            ]
-        )
-        tokenizer.decoder = decoders.Metaspace(replacement=_SPACE, prepend_scheme="always")
-        ids = {piece: i for i, (piece, _) in enumerate(pieces)}
-        if CLS in ids and SEP in ids:
-            tokenizer.post_processor = processors.BertProcessing((SEP, ids[SEP]), (CLS, ids[CLS]))
-        return cls._of(to_json(tokenizer, [name for name in SPECIAL if name in ids]), path)
+        return cls._of(_file(pieces, unk_id, steps, charsmap), path)
+
+    @classmethod
+    def as_trained(cls, path: str | os.PathLike[str]) -> Self:
+        """The tokenizer of a model file that does no more to a text than the file says.
+
+        A text has the tokens that `SentencePieceEncoder` makes of it.
+
+        Raises:
+          UserError: as `from_sentencepiece`.
+        """
+        pieces, unk_id, charsmap = _read(path)
+        return cls._of(_file(pieces, unk_id, [], charsmap), path)
 
     @staticmethod
     def problem(file: Mapping[str, Any]) -> str | None:
@@ -88,6 +85,27 @@ class UnigramTokenizer(JsonTokenizer):
     def begins_word(token: str) -> bool:
         """Whether this token of the vocabulary begins a word."""
         return token.startswith(_SPACE)
+
+
+def _file(
+    pieces: Sequence[tuple[str, float]], unk_id: int, steps: list[Any], charsmap: bytes
+) -> bytes:
+    """The tokenizer.json of pieces; the steps are done to a text before what the map says."""
+    tokenizer = Tokenizer(models.Unigram(list(pieces), unk_id, False))
+    if charsmap:
+        steps = [*steps, normalizers.Precompiled(charsmap)]
+    tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(Regex(" {2,}"), " ")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.WhitespaceSplit(),
+            pre_tokenizers.Metaspace(replacement=_SPACE, prepend_scheme="always"),
+        ]
+    )
+    tokenizer.decoder = decoders.Metaspace(replacement=_SPACE, prepend_scheme="always")
+    ids = {piece: i for i, (piece, _) in enumerate(pieces)}
+    if CLS in ids and SEP in ids:
+        tokenizer.post_processor = processors.BertProcessing((SEP, ids[SEP]), (CLS, ids[CLS]))
+    return to_json(tokenizer, [name for name in SPECIAL if name in ids])
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[list[tuple[str, float]], int, bytes]:

@@ -88,8 +88,21 @@ class WordPieceTokenizer(JsonTokenizer):
         return cls(path)
 
     @classmethod
-    def from_vocab(cls, path: str | os.PathLike[str], *, lowercase: bool) -> Self:
-        """The tokenizer of a vocab.txt, one token a line; `lowercase` for an uncased model.
+    def from_vocab(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        lowercase: bool,
+        strip_accents: bool | None = None,
+        chinese_words: bool = True,
+    ) -> Self:
+        """The tokenizer of a vocab.txt, one token a line.
+
+        Args:
+          path: the file.
+          lowercase: for an uncased model.
+          strip_accents: whether accents are taken away; None: as `lowercase` says.
+          chinese_words: whether each CJK character is a word.
 
         Raises:
           UserError: the file is missing or damaged, or lacks a special token.
@@ -100,7 +113,7 @@ class WordPieceTokenizer(JsonTokenizer):
                 what = f"{token!r} stands there a second time" if token else "the line is empty"
                 raise UserError(f"{path}:{i + 1}: {what}. A vocab.txt has one token in each line.")
             vocabulary[token] = i
-        return cls._of(_file(vocabulary, lowercase), path)
+        return cls._of(_file(vocabulary, lowercase, strip_accents, chinese_words), path)
 
     @staticmethod
     def problem(file: Mapping[str, Any]) -> str | None:
@@ -120,20 +133,33 @@ class WordPieceTokenizer(JsonTokenizer):
         return not token.startswith("##")
 
 
-def _bare(model: models.WordPiece, lowercase: bool) -> Tokenizer:
+def _bare(
+    model: models.WordPiece,
+    lowercase: bool,
+    strip_accents: bool | None = None,
+    chinese_words: bool = True,
+) -> Tokenizer:
     """A tokenizer with the words of BERT."""
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.BertNormalizer(
-        clean_text=True, handle_chinese_chars=True, strip_accents=lowercase, lowercase=lowercase
+        clean_text=True,
+        handle_chinese_chars=chinese_words,
+        strip_accents=lowercase if strip_accents is None else strip_accents,
+        lowercase=lowercase,
     )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     return tokenizer
 
 
-def _file(vocabulary: Mapping[str, int], lowercase: bool) -> bytes:
+def _file(
+    vocabulary: Mapping[str, int],
+    lowercase: bool,
+    strip_accents: bool | None = None,
+    chinese_words: bool = True,
+) -> bytes:
     """The tokenizer.json of a vocabulary, for other programs with [CLS] and [SEP]."""
     model = models.WordPiece(dict(vocabulary), unk_token=UNK, max_input_chars_per_word=_MAX_WORD)
-    tokenizer = _bare(model, lowercase)
+    tokenizer = _bare(model, lowercase, strip_accents, chinese_words)
     tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=True)
     if CLS in vocabulary and SEP in vocabulary:
         tokenizer.post_processor = processors.BertProcessing(

@@ -175,8 +175,10 @@ def bert_from(
 
 def save_bert(folder: Path, pretrained: PretrainedBert) -> None:
     """Writes a folder that `transformers` loads; see `huggingface.save_pretrained`."""
+    family = family_of(pretrained.config)
+    if family == "roberta" and pretrained.tokenizer is not None:
+        pretrained = _positions_from(pretrained, pretrained.tokenizer.pad_id + 1)
     config, kind = pretrained.config, pretrained.kind
-    family = family_of(config)
     settings = settings_of(config, pretrained.head_dropout)
     try:
         settings["architectures"] = [architecture_of(family, kind)]
@@ -211,7 +213,13 @@ def save_bert(folder: Path, pretrained: PretrainedBert) -> None:
     make_folder(folder)
     tokenizer = pretrained.tokenizer
     if tokenizer is not None:
-        save_bert_tokenizer(folder, tokenizer, family)
+        save_bert_tokenizer(
+            folder,
+            tokenizer,
+            family,
+            token_types=config.type_vocab_size > 1,
+            max_tokens=config.max_positions,
+        )
         tokens = {"pad": tokenizer.pad_id, "bos": tokenizer.cls_id, "eos": tokenizer.sep_id}
         settings |= {f"{name}_token_id": i for name, i in tokens.items()}
     write_weights(folder, tensors)
@@ -237,6 +245,21 @@ def _shapes(pretrained: PretrainedBert) -> Params:
     tokens = jnp.zeros((1, 2), jnp.int32)
     params = jax.eval_shape(pretrained.model.init, jax.random.key(0), tokens)["params"]
     return {"bert": params} if pretrained.kind == "encoder" else params
+
+
+def _positions_from(pretrained: PretrainedBert, first: int) -> PretrainedBert:
+    """The same with another first place in the table: RoBERTa's is behind its padding's id."""
+    config, of_encoder = pretrained.config, pretrained.kind == "encoder"
+    if first == config.first_position:
+        return pretrained
+    params = dict(pretrained.params)
+    encoder = params if of_encoder else dict(params["bert"])
+    table = np.asarray(encoder["position_embedding"]["embedding"])[config.first_position :]
+    unread = np.zeros((first, config.width), table.dtype)
+    encoder["position_embedding"] = {"embedding": jnp.asarray(np.concatenate([unread, table]))}
+    config = dataclasses.replace(config, first_position=first)
+    params = encoder if of_encoder else params | {"bert": encoder}
+    return dataclasses.replace(pretrained, config=config, params=params)
 
 
 def _take_copies(given: dict[str, np.ndarray], family: str, names: Any) -> list[str]:
