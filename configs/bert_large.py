@@ -2,7 +2,8 @@
 
 Source: arXiv:1810.04805 for the model (24 layers, D 1,024, 16 heads, 340 M parameters),
 arXiv:1904.00962 for LAMB; the numbers are those of NVIDIA's DeepLearningExamples: batch 65,536,
-learning rate 6e-3, 7,038 updates, 28.43 % of them warm-up, decay by a square root.
+learning rate 6e-3, 7,038 updates, 28.43 % of them warm-up, decay by a square root,
+counted from the first update (its PolyWarmUpScheduler).
 Published, after both phases: loss 1.2437, SQuAD 1.1 dev F1 90.96 (the same).
 Command: `python train.py --config configs/bert_large.py --data.path FOLDER --workdir DIR`,
 then bert_large_512.py.
@@ -24,7 +25,7 @@ def get_config() -> ExperimentConfig:
         data=BertData(row_length=128),
         optimizer=OptimizerConfig(
             kind="lamb",
-            schedule=WarmupPolynomial(peak=6e-3, warmup=2000, power=0.5),
+            schedule=WarmupPolynomial(peak=6e-3, warmup=2000, power=0.5, from_first=True),
             b2=0.999,
             epsilon=1e-6,
             weight_decay=0.01,

@@ -24,7 +24,7 @@ def get_config() -> ExperimentConfig:
         data=BertData(row_length=512),
         optimizer=OptimizerConfig(
             kind="lamb",
-            schedule=WarmupPolynomial(peak=4e-3, warmup=200, power=0.5),
+            schedule=WarmupPolynomial(peak=4e-3, warmup=200, power=0.5, from_first=True),
             b2=0.999,
             epsilon=1e-6,
             weight_decay=0.01,

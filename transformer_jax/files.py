@@ -70,9 +70,12 @@ def alone_in(folder: Path) -> Iterator[None]:
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"Another process is writing {folder}. Wait until it has ended."
+            ) from error
         yield
-    except BlockingIOError as error:
-        raise UserError(f"Another process is writing {folder}. Wait until it has ended.") from error
     finally:
         os.close(handle)

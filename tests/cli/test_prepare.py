@@ -213,6 +213,11 @@ def test_a_second_command_in_the_same_folder_is_refused(made, corpus, capfd):
     assert bytes_of(made) == before
 
 
+def test_an_error_of_the_work_itself_is_not_taken_for_another_process(tmp_path):
+    with pytest.raises(BlockingIOError), alone_in(tmp_path):
+        raise BlockingIOError
+
+
 def test_an_output_without_a_folder_before_it_is_of_the_working_directory(
     made, corpus, tmp_path, monkeypatch
 ):

@@ -68,6 +68,21 @@ def test_the_file_says_which_kind_it_is_and_gives_the_trained_tokenizer(kind, pa
     assert sorted(p.name for p in tmp_path.iterdir()) == ["t", "u"]  # no temporary file is left
 
 
+def test_training_keeps_a_bounded_sample_however_long_a_paragraph_is(kind, tmp_path, monkeypatch):
+    kept = []
+    for module in (byte_bpe, sentencepiece_encoder, wordpiece):
+
+        def sample(texts, count, seed, take=module._sample):
+            kept.extend(take(texts, count, seed))
+            return list(kept)
+
+        monkeypatch.setattr(module, "MAX_TRAINING_SENTENCES", 250)
+        monkeypatch.setattr(module, "_sample", sample)
+    cls, settings = kind
+    cls.train(iter([" ".join(texts())] * 5), tmp_path / "t", **settings)
+    assert len(kept) <= 250 and max(map(len, kept)) <= 1000
+
+
 def test_equal_training_gives_equal_bytes(kind, tmp_path, monkeypatch):
     for module in (byte_bpe, sentencepiece_encoder, wordpiece):
         monkeypatch.setattr(module, "MAX_TRAINING_SENTENCES", 250)  # so that it takes a sample

@@ -60,12 +60,16 @@ def test_linear_is_the_polynomial_of_power_1_that_ends_at_0():
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0])
-def test_polynomial_decays_as_in_the_papers_code_with_the_converted_peak(power):
+def test_polynomial_from_the_first_update_has_the_rates_of_the_papers_code(power):
     peak, warmup, steps = 6e-3, 2000, 7038
-    done = np.arange(warmup, steps)  # what tf.train.polynomial_decay counts, from 0
-    theirs = peak * (1 - done / steps) ** power
-    ours = WarmupPolynomial(peak * (1 - warmup / steps) ** power, warmup, power).build(steps)
-    np.testing.assert_allclose(ours(done), theirs, rtol=2e-4)
+    done = np.arange(steps)  # updates before this one, as google-research/albert counts them
+    theirs = np.where(done < warmup, peak * done / warmup, peak * (1 - done / steps) ** power)
+    schedule = WarmupPolynomial(peak, warmup, power, from_first=True).build(steps)
+    np.testing.assert_allclose(schedule(done)[warmup:], theirs[warmup:], rtol=1e-5)
+    # While it grows, ours is an update ahead: the code's first update has the rate 0.
+    np.testing.assert_allclose(schedule(done)[: warmup - 1], theirs[1:warmup], rtol=1e-5)
+    np.testing.assert_allclose(schedule(warmup - 1), peak, rtol=1e-5)
+    assert schedule(steps) == 0
 
 
 @pytest.mark.parametrize("wrong", [dict(power=0.0), dict(end=-1e-5), dict(peak=1e-3, end=2e-3)])
@@ -83,7 +87,13 @@ def test_cosine_grows_to_its_peak_and_falls_along_half_a_cosine():
 
 
 @pytest.mark.parametrize(
-    "schedule", [WarmupLinear(1.0, 100), WarmupCosine(1.0, 100), WarmupPolynomial(1.0, 100)]
+    "schedule",
+    [
+        WarmupLinear(1.0, 100),
+        WarmupCosine(1.0, 100),
+        WarmupPolynomial(1.0, 100),
+        WarmupPolynomial(1.0, 100, from_first=True),
+    ],
 )
 def test_run_shorter_than_the_warm_up_still_learns(schedule):
     rates = schedule.build(5)(jnp.arange(5))

@@ -12,7 +12,7 @@ from tokenizers.trainers import BpeTrainer
 
 from transformer_jax.data.encoder_tokenizer import read_tokenizer, well_formed
 from transformer_jax.data.tokenizer_json import JsonTokenizer, check_size, setting, to_json
-from transformer_jax.data.tokenizers import MAX_TRAINING_SENTENCES, _sample
+from transformer_jax.data.tokenizers import MAX_TRAINING_SENTENCES, _sample, parts
 from transformer_jax.errors import UserError
 from transformer_jax.files import write_whole
 
@@ -44,7 +44,7 @@ class ByteBpeTokenizer(JsonTokenizer):
         vocab_size: int,
         seed: int = 0,
     ) -> Self:
-        """Trains on the texts, or on a million of them, and writes the tokenizer.json `path`.
+        """Trains on the texts, or on a million parts of them, and writes the tokenizer.json `path`.
 
         Equal texts, size and seed give equal bytes.
 
@@ -57,7 +57,7 @@ class ByteBpeTokenizer(JsonTokenizer):
                 f"vocab_size={vocab_size} is too small: the 256 bytes and {len(SPECIAL)} special "
                 f"tokens alone need {smallest}. Raise vocab_size."
             )
-        sentences = _sample(map(well_formed, texts), MAX_TRAINING_SENTENCES, seed)
+        sentences = _sample(parts(map(well_formed, texts)), MAX_TRAINING_SENTENCES, seed)
         bare = _bare(models.BPE())
         # The trainer's time grows with the square of a word's length.
         long_words = pre_tokenizers.Split(Regex(f".{{{_MAX_WORD + 1},}}"), behavior="removed")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -18,14 +17,12 @@ from transformer_jax.data.encoder_tokenizer import (
     texted,
     well_formed,
 )
-from transformer_jax.data.tokenizers import MAX_TRAINING_SENTENCES, _explain, _sample
+from transformer_jax.data.tokenizers import MAX_TRAINING_SENTENCES, _explain, _sample, parts
 from transformer_jax.errors import UserError
 from transformer_jax.files import write_whole
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL = ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")  # ids 0 to 4
 _COVERAGE = 0.9999  # of the characters of the training texts; the rarest may stay out
-# The trainer passes over a line of more than 4192 bytes: at most 1000 characters, cut at spaces.
-_PARTS = re.compile(r"\S.{0,999}(?!\S)|\S{1000}", re.DOTALL)
 
 
 class SentencePieceEncoder:
@@ -73,7 +70,7 @@ class SentencePieceEncoder:
         model = io.BytesIO()
         # The trainer takes no text that holds a NUL.
         whole = (well_formed(text).replace("\0", " ") for text in texts)
-        sentences = (part for text in whole for part in _PARTS.findall(text))
+        sentences = parts(whole)  # for the trainer passes over a line of more than 4192 bytes
         try:
             sentencepiece.SentencePieceTrainer.train(
                 sentence_iterator=iter(_sample(sentences, MAX_TRAINING_SENTENCES, seed)),

@@ -7,7 +7,7 @@ import io
 import os
 import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from transformer_jax.errors import UserError
 from transformer_jax.files import write_whole
 
 MAX_TRAINING_SENTENCES = 1_000_000
+_PARTS = re.compile(r"\S.{0,999}(?!\S)|\S{1000}", re.DOTALL)
 
 
 class Tokenizer(Protocol):
@@ -178,6 +179,14 @@ def _processor(model: bytes, path: str | os.PathLike[str]) -> sentencepiece.Sent
             f"{wanted} are needed. Train it with SentencePieceTokenizer.train."
         )
     return processor
+
+
+def parts(texts: Iterable[str]) -> Iterator[str]:
+    """The texts, cut into parts of at most 1000 characters, at spaces where there are some.
+
+    A sample of a million parts is bounded in bytes, however long the paragraphs are.
+    """
+    return (part for text in texts for part in _PARTS.findall(text))
 
 
 def _sample(texts: Iterable[str], count: int, seed: int) -> list[str]:

@@ -12,7 +12,7 @@ from tokenizers.trainers import WordPieceTrainer
 
 from transformer_jax.data.encoder_tokenizer import read_tokenizer, well_formed
 from transformer_jax.data.tokenizer_json import JsonTokenizer, check_size, setting, to_json
-from transformer_jax.data.tokenizers import MAX_TRAINING_SENTENCES, _sample
+from transformer_jax.data.tokenizers import MAX_TRAINING_SENTENCES, _sample, parts
 from transformer_jax.errors import UserError
 from transformer_jax.files import write_whole
 
@@ -49,7 +49,7 @@ class WordPieceTokenizer(JsonTokenizer):
         lowercase: bool,
         seed: int = 0,
     ) -> Self:
-        """Trains on the texts, or on a million of them, and writes the tokenizer.json `path`.
+        """Trains on the texts, or on a million parts of them, and writes the tokenizer.json `path`.
 
         Equal texts, settings and seed give equal bytes. The alphabet is the texts' but for the
         rarest characters, which together are at most one of 10,000.
@@ -57,7 +57,7 @@ class WordPieceTokenizer(JsonTokenizer):
         Raises:
           UserError: the texts are empty, or too few or too many characters for this size.
         """
-        sentences = _sample(map(well_formed, texts), MAX_TRAINING_SENTENCES, seed)
+        sentences = _sample(parts(map(well_formed, texts)), MAX_TRAINING_SENTENCES, seed)
         bare = _bare(models.WordPiece(unk_token=UNK), lowercase)
         alphabet = _alphabet(sentences, bare.normalizer)
         tokens = _first_tokens(alphabet)

@@ -71,21 +71,22 @@ class WarmupPolynomial:
 
     `left` falls linearly from 1 at the peak to 0 at the horizon; with power 1 and end 0 this is
     `WarmupLinear`. The code of BERT, ALBERT and LAMB (google-research/bert and albert,
-    optimization.py; NVIDIA's PolyWarmUpScheduler) counts the decay from the first update on, and
-    jumps down where the warm-up ends; after it, its rates are ours with
-    peak * (1 - warmup / steps)^power for a peak.
+    optimization.py; NVIDIA's PolyWarmUpScheduler) counts the decay from the first update on: then
+    `left` is 1 - (n - 1) / steps at update n, and the rate jumps down where the warm-up ends.
 
     Attributes:
       peak: the largest learning rate.
       warmup: updates of linear growth.
       power: 1 for a line (BERT, ALBERT), 0.5 for a square root (NVIDIA's LAMB recipe).
       end: the learning rate at the horizon.
+      from_first: whether the decay counts from the first update, and not from the peak.
     """
 
     peak: float = 1e-3
     warmup: int = 1000
     power: float = 1.0
     end: float = 0.0
+    from_first: bool = False
 
     def __post_init__(self) -> None:
         if self.power <= 0:
@@ -99,9 +100,13 @@ class WarmupPolynomial:
 
         def schedule(step: Array) -> Array:
             n = jnp.asarray(step, jnp.float32) + 1
-            left = jnp.clip((steps + 1 - n) / max(steps + 1 - warmup, 1), 0.0, 1.0)
+            span = steps if self.from_first else max(steps + 1 - warmup, 1)
+            left = jnp.clip((steps + 1 - n) / span, 0.0, 1.0)
             falling = self.end + (self.peak - self.end) * left**self.power
-            return jnp.minimum(self.peak * n / max(warmup, 1), falling)
+            growing = self.peak * n / max(warmup, 1)
+            if self.from_first:
+                return jnp.where(n <= warmup, growing, falling)
+            return jnp.minimum(growing, falling)
 
         return schedule
 
