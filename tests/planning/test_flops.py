@@ -77,6 +77,18 @@ def test_recomputation_is_no_work_of_the_model():
     assert flops(plain(config)) == bert_by_formula(BERT, 4, length)
 
 
+@pytest.mark.parametrize("mesh", [MeshConfig(context=2), MeshConfig(context=2, model=2)], ids=str)
+def test_rows_that_are_split_have_the_products_of_whole_ones(mesh):
+    config = plain(ExperimentConfig(MaskedLmConfig(), BERT, ROW, train=TRAIN, mesh=mesh))
+    config = dataclasses.replace(config, train=TrainConfig(batch_size=8))
+    on_mesh = make_mesh(mesh)
+    step = abstract_step(config, on_mesh)
+    with jax.set_mesh(on_mesh):
+        terms, coefficients = step.task.loss_terms, dict(step.task.coefficients)
+        found = model_flops(terms, coefficients, step.arguments[0].params, *step.arguments[1:])
+    assert found == bert_by_formula(BERT, 8, 32)
+
+
 def test_a_scan_counts_as_often_as_it_runs():
     def many(x, w):
         return jax.lax.scan(lambda x, w: (x @ w, None), x, w)[0]

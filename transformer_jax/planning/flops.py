@@ -44,7 +44,8 @@ def model_flops(terms: Callable, coefficients: dict[str, float], *arguments: Any
 def count_flops(traced: ClosedJaxpr | Jaxpr) -> float:
     """Of all products in a traced function, those of a scan times its length.
 
-    The shapes are global, so the result is that of all devices.
+    The shapes are global, but for those within a shard_map, which run on each of its devices: so
+    the result is that of all devices.
     """
     jaxpr = traced.jaxpr if isinstance(traced, ClosedJaxpr) else traced
     total = 0.0
@@ -52,8 +53,16 @@ def count_flops(traced: ClosedJaxpr | Jaxpr) -> float:
         if equation.primitive.name == "dot_general":
             total += _product(equation)
         inner = sum(count_flops(part) for part in _inner(equation.params))
-        total += inner * equation.params.get("length", 1) if inner else 0.0
+        total += inner * _runs(equation) if inner else 0.0
     return total
+
+
+def _runs(equation: Any) -> int:
+    """How often what an equation holds is run."""
+    if equation.primitive.name == "shard_map":
+        mesh, axes = (equation.params[name] for name in ("mesh", "newly_manual_axes"))
+        return math.prod(mesh.shape[name] for name in axes)
+    return equation.params.get("length", 1)
 
 
 def _product(equation: Any) -> float:
