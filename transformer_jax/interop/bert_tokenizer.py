@@ -102,7 +102,7 @@ def save_bert_tokenizer(
     file = read_json(path)
     settings = _settings(file, family, token_types)
     if settings is None:
-        settings = {"tokenizer_class": _GENERIC} | _special_tokens(tokenizer)
+        settings = dict[str, Any](tokenizer_class=_GENERIC, **_special_tokens(tokenizer))
         write_json(path, file | {"post_processor": _frame(tokenizer)})
     inputs = ["input_ids", "token_type_ids", "attention_mask"]
     settings["model_input_names"] = [n for n in inputs if token_types or n != inputs[1]]

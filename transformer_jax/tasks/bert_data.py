@@ -110,7 +110,7 @@ def prepared_folder(data: BertData) -> Path | None:
 
 def _check_prepared(data: BertData, rows: PreparedRows, tokenizer: EncoderTokenizer) -> None:
     """Raises a UserError where the rows are not those that the config describes."""
-    wanted = {
+    wanted: dict[str, object] = {
         "examples": data.examples,
         "row_length": data.row_length,
         "example_length": data.longest,
