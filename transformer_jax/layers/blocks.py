@@ -14,6 +14,7 @@ from transformer_jax.layers.attention import (
 from transformer_jax.layers.dropout import Dropout
 from transformer_jax.layers.feed_forward import Activation, FeedForward
 from transformer_jax.layers.masks import Mask
+from transformer_jax.layers.norms import LayerNorm
 from transformer_jax.typing import Array
 
 CAUSAL = Mask.causal()
@@ -76,7 +77,7 @@ class LayerSizes(nn.Module):
         )
 
     def _norm(self) -> nn.LayerNorm:
-        return nn.LayerNorm(epsilon=self.norm_epsilon, dtype=self.dtype)
+        return LayerNorm(epsilon=self.norm_epsilon, dtype=self.dtype)
 
     def _residual(
         self, x: Array, sublayer: Callable[[Array], Array], norm: nn.Module, deterministic: bool

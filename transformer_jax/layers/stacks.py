@@ -11,6 +11,7 @@ import jax
 from transformer_jax.layers.attention import KeyValues
 from transformer_jax.layers.blocks import CAUSAL, DecoderLayer, EncoderLayer
 from transformer_jax.layers.masks import Mask
+from transformer_jax.layers.norms import LayerNorm
 from transformer_jax.typing import Array, Constrain, Params, identity
 
 Remat = Literal["none", "dots", "full"]
@@ -63,7 +64,7 @@ class _Stack(nn.Module):
     def setup(self) -> None:
         """Makes the parts."""
         if self.layer.norm_first:  # a pre-norm stack leaves its sum unnormalised
-            self.norm = nn.LayerNorm(epsilon=self.layer.norm_epsilon, dtype=self.layer.dtype)
+            self.norm = LayerNorm(epsilon=self.layer.norm_epsilon, dtype=self.layer.dtype)
         if self.shared:
             self.shared_layer = self.layer.clone(name=None)
 

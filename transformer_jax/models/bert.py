@@ -15,6 +15,7 @@ from transformer_jax.layers.embeddings import TokenEmbedding
 from transformer_jax.layers.feed_forward import Activation
 from transformer_jax.layers.kernels import BLOCK, Kernel, check_kernel, make_kernel
 from transformer_jax.layers.masks import Mask
+from transformer_jax.layers.norms import LayerNorm
 from transformer_jax.layers.positions import LearnedPositions, default_positions
 from transformer_jax.layers.stacks import Encoder, Remat
 from transformer_jax.models.heads import gather_tokens
@@ -150,7 +151,7 @@ class Bert(nn.Module):
         if c.type_vocab_size:
             types = c.type_vocab_size
             self.type_embedding = TokenEmbedding(types, scaled=False, dtype=dtype, **table)
-        self.embedding_norm = nn.LayerNorm(epsilon=c.norm_epsilon, dtype=dtype)
+        self.embedding_norm = LayerNorm(epsilon=c.norm_epsilon, dtype=dtype)
         if c.embedding_width is not None:
             self.embedding_projection = nn.Dense(c.width, kernel_init=init, dtype=dtype)
         layer = EncoderLayer(

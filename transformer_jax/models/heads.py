@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from transformer_jax.layers.dropout import Dropout
 from transformer_jax.layers.feed_forward import ACTIVATIONS, Activation
+from transformer_jax.layers.norms import LayerNorm
 from transformer_jax.layers.positions import LearnedPositions
 from transformer_jax.typing import Array
 
@@ -43,7 +44,7 @@ class Transform(nn.Module):
         init = nn.initializers.normal(self.init_std)
         x = nn.Dense(self.width, kernel_init=init, dtype=self.dtype, name="dense")(x)
         x = ACTIVATIONS[self.activation](x)
-        return nn.LayerNorm(epsilon=self.norm_epsilon, dtype=self.dtype, name="norm")(x)
+        return LayerNorm(epsilon=self.norm_epsilon, dtype=self.dtype, name="norm")(x)
 
 
 class TiedHead(nn.Module):
