@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from tests.cli.test_commands import ROOT
+from tests.training.small_states import flip
 
 STEPS = "--train.stop_at 4 --train.checkpoint_every 2 --train.log_every 1".split()
 
@@ -84,7 +85,9 @@ def test_processes_train_as_one_does(translation_config, tmp_path, alone, proces
     if processes == devices == 2:  # what two saved, one goes on with, and four
         [text] = start(translation_config, run, 1, 4, "--train.stop_at", "6")
         assert "restored step 4" in text
-        start(translation_config, run, 4, 1, "--train.stop_at", "8")
+        flip(next((run / "checkpoints" / "6" / "params").rglob("*.0")))
+        text, *_ = start(translation_config, run, 4, 1, "--train.stop_at", "8")
+        assert "is damaged" in text and "restored step 4" in text  # all four went back
         assert [step for step, *_ in losses(run)] == list(range(1, 9))
 
 

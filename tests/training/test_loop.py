@@ -5,21 +5,25 @@ import json
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
+from etils import epath
 
+from tests.training.small_states import assert_bitwise, flip
 from transformer_jax.data.pipeline import DataState
 from transformer_jax.errors import UserError
 from transformer_jax.models.transformer import TransformerConfig
 from transformer_jax.parallel.mesh import MeshConfig
 from transformer_jax.tasks.translation import TranslationConfig, TranslationData
+from transformer_jax.training import saver
 from transformer_jax.training.checkpoint import Checkpoints
 from transformer_jax.training.config import ExperimentConfig, TrainConfig
 from transformer_jax.training.loop import train
+from transformer_jax.training.manifest import read_manifest
 from transformer_jax.training.metrics import read_metrics
 from transformer_jax.training.optimizer import OptimizerConfig
 from transformer_jax.training.schedules import WarmupLinear
 from transformer_jax.training.step import TrainState
+from transformer_jax.training.stored_arrays import read_arrays
 
 MODEL = TransformerConfig(
     vocab_size=32, width=16, num_heads=2, feed_forward_dim=16, encoder_layers=2, decoder_layers=2
@@ -41,10 +45,10 @@ def config_for(folder, **train_options):
 def last_state(workdir):
     """Every array of the newest checkpoint, and where the data goes on."""
     step = Checkpoints(workdir, read_only=True).latest()
-    folder = workdir / "checkpoints" / str(step)
-    reader = ocp.PyTreeCheckpointer()
-    arrays = [reader.restore(folder / item) for item in ("params", "rest")]
-    return jax.tree_util.tree_leaves_with_path(arrays), (folder / "data" / "metadata").read_text()
+    folder = epath.Path(workdir) / "checkpoints" / str(step)
+    manifest = read_manifest(folder, step)
+    position = {"position": manifest.position, "fingerprint": manifest.fingerprint}
+    return sorted(read_arrays(folder, manifest, manifest.arrays).items()), json.dumps(position)
 
 
 def losses(workdir):
@@ -63,8 +67,8 @@ def test_resumed_run_equals_one_that_never_stopped_bitwise(whole_run, tmp_path, 
     assert Checkpoints(tmp_path, read_only=True).latest() == 10
     train(config_for(pairs_folder, log_every=2), tmp_path)
     (got, position), (want, wanted_position) = last_state(tmp_path), last_state(whole_run)
-    for (path, a), (_, b) in zip(got, want, strict=True):
-        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
+    for (name, a), (_, b) in zip(got, want, strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=name)
     assert position == wanted_position
     whole, resumed = losses(whole_run), losses(tmp_path)
     assert sorted(whole) == list(range(1, 21))  # more than an epoch: its end is crossed
@@ -85,6 +89,39 @@ def test_killed_run_goes_on_from_its_last_checkpoint(whole_run, tmp_path, pairs_
         file.write('{"step": 11, "loss": 99.0}\n{"step": 12, "lo')
     train(config_for(pairs_folder), tmp_path)
     assert losses(tmp_path) == losses(whole_run)
+
+
+def test_damaged_checkpoint_costs_the_steps_after_the_one_before(
+    whole_run, tmp_path, pairs_folder, capsys
+):
+    train(config_for(pairs_folder, stop_at=10), tmp_path)
+    flip(next((tmp_path / "checkpoints" / "10" / "params").rglob("*.0")), bit=7)
+    train(config_for(pairs_folder), tmp_path)
+    said = capsys.readouterr().out
+    assert "is damaged" in said and "went back to step 5" in said
+    (got, position), (want, wanted_position) = last_state(tmp_path), last_state(whole_run)
+    assert_bitwise(dict(got), dict(want))
+    assert position == wanted_position and losses(tmp_path) == losses(whole_run)
+
+
+def test_save_that_fails_ends_the_run_at_the_next_step_and_it_goes_on(
+    whole_run, tmp_path, pairs_folder, monkeypatch, capsys
+):
+    write = saver.write_parts
+
+    def full(folder, parts):
+        if folder.name == "10":
+            raise OSError(28, "No space left on device")
+        return write(folder, parts)
+
+    monkeypatch.setattr(saver, "write_parts", full)
+    with pytest.raises(UserError, match=r"Step 10 .*No space left.*newest finished step is 5\."):
+        train(config_for(pairs_folder), tmp_path)
+    assert max(losses(tmp_path)) < 15
+    monkeypatch.undo()
+    train(config_for(pairs_folder), tmp_path)
+    assert "restored step 5 of 20" in capsys.readouterr().out
+    assert_bitwise(dict(last_state(tmp_path)[0]), dict(last_state(whole_run)[0]))
 
 
 def test_run_leaves_what_is_promised(whole_run, capsys):

@@ -1,71 +1,115 @@
-"""Checkpoints: asynchronous orbax saves, restored onto any mesh."""
+"""Checkpoints that Orbax can open: saved in the background, finished by a manifest, verified."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import math
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
-import absl.logging
+import flax.traverse_util
 import jax
-import numpy as np
-import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+from etils import epath
 
 from transformer_jax.data.pipeline import DataState
 from transformer_jax.errors import UserError
+from transformer_jax.parallel.agreement import of_first
+from transformer_jax.training.config import differences
+from transformer_jax.training.manifest import DamagedCheckpoint, Manifest, versions
+from transformer_jax.training.saver import Saver, best_of
 from transformer_jax.training.step import TrainState
+from transformer_jax.training.step_folders import StepFolders
+from transformer_jax.training.verified import (
+    verified_arrays,
+    verified_items,
+    verified_manifest,
+)
 from transformer_jax.typing import Params
 
-BEST_METRIC = "valid_loss"
+
+class Restored(NamedTuple):
+    """What a run goes on from.
+
+    Attributes:
+      state: on the layouts that were asked for.
+      position: where its data goes on.
+      notes: what is wrong with newer steps, one line each.
+    """
+
+    state: TrainState
+    position: DataState
+    notes: list[str]
 
 
 class Checkpoints:
-    """The checkpoints of one run, under DIR/checkpoints/STEP/{params,rest,data}.
+    """The checkpoints of one run, under DIR/checkpoints/STEP/{params,rest,manifest.json}.
 
-    The newest `keep` are kept, and the best one by validation loss.
+    The newest `keep` are kept, and the best one by validation loss. A step is finished when its
+    manifest is there, which is written last; what is restored has been verified against it.
+
+    Args:
+      workdir: the run's folder, perhaps gs://BUCKET/PATH.
+      keep: newest steps that stay when another one is finished.
+      config: the run's, as JSON, for the manifests.
+      read_only: nothing will be saved; the folder must be there.
     """
 
-    def __init__(self, workdir: Path, *, keep: int = 1, read_only: bool = False) -> None:
-        folder = workdir.absolute() / "checkpoints"
-        if read_only and not folder.is_dir():
+    def __init__(
+        self,
+        workdir: str | os.PathLike[str],
+        *,
+        keep: int = 1,
+        config: Any = None,
+        read_only: bool = False,
+    ) -> None:
+        self.folder = _absolute(workdir) / "checkpoints"
+        try:
+            there = self.folder.is_dir()
+        except ImportError as error:  # of the package that knows the store
+            raise UserError(f"{workdir}: {error}") from error
+        if read_only and not there:
             raise UserError(f"{workdir} has no checkpoints yet; train.py writes them there.")
-        absl.logging.set_verbosity(absl.logging.ERROR)  # orbax tells each step of a save
-        # Uncompressed plain arrays: several times faster than the default on a local disk.
-        arrays: dict[str, Any] = dict(use_ocdbt=False, use_compression=False)
-        best = BestN(get_metric_fn=_valid_loss, reverse=True, n=1)
-        self.folder = folder
-        self._manager = ocp.CheckpointManager(
-            folder,
-            options=ocp.CheckpointManagerOptions(
-                best_fn=_valid_loss,  # without it orbax writes no metrics
-                best_mode="min",
-                preservation_policy=AnyPreservationPolicy([LatestN(keep), best]),
-                read_only=read_only,
-                cleanup_tmp_directories=not read_only,
-            ),
-            item_handlers={
-                "params": ocp.PyTreeCheckpointHandler(**arrays),
-                "rest": ocp.PyTreeCheckpointHandler(**arrays),
-                "data": ocp.JsonCheckpointHandler(),
-            },
-        )
+        self._folders = StepFolders(self.folder)
+        self._config = config
+        self._saver = None if read_only else Saver(self._folders, keep)
+
+    def clean_up(self) -> list[str]:
+        """Removes what saves left here that were stopped; says so, one line each.
+
+        Only for the one process that writes here.
+
+        Raises:
+          UserError: something cannot be removed.
+        """
+        try:
+            return self._folders.clean_up()
+        except OSError as error:
+            raise UserError(
+                f"What a stopped save left in {self.folder} cannot be removed: {error}. "
+                f"Remove it by hand, or take a new --workdir."
+            ) from error
 
     def steps(self) -> list[int]:
-        """The steps that can be restored, in order."""
-        return sorted(self._manager.all_steps())
+        """The steps in order; without those that are being saved, or whose save failed."""
+        return self._folders.steps()
 
     def latest(self) -> int | None:
         """The newest step; None before the first save."""
-        return self._manager.latest_step()
+        return max(self.steps(), default=None)
 
     def best(self) -> int | None:
-        """The step of the lowest validation loss."""
-        infos = [(self._manager.metrics(step), step) for step in self.steps()]
-        scored = [(_valid_loss(metrics), step) for metrics, step in infos if metrics]
-        return min(scored)[1] if scored else None
+        """The step of the lowest validation loss.
+
+        Raises:
+          DamagedCheckpoint: a manifest cannot be read, so that no one knows.
+        """
+        found = {}
+        for step in self.steps():
+            with self._naming_others(step):
+                found[step] = self._manifest(step)
+        return best_of(found)
 
     def save(
         self,
@@ -74,18 +118,64 @@ class Checkpoints:
         fingerprint: Mapping[str, Any],
         metrics: Mapping[str, float],
     ) -> None:
-        """Starts to save; returns as soon as the arrays may be overwritten."""
-        rest = {"step": state.step, "opt_state": state.opt_state}
-        position = {"position": dataclasses.asdict(data), "fingerprint": dict(fingerprint)}
-        self._manager.save(
-            int(state.step),
-            args=ocp.args.Composite(
-                params=ocp.args.PyTreeSave(state.params),
-                rest=ocp.args.PyTreeSave(rest),
-                data=ocp.args.JsonSave(position),
-            ),
+        """Starts to save; returns as soon as the arrays may be overwritten.
+
+        Args:
+          state: nothing is done if its step was the last that this saved.
+          data: where the data goes on.
+          fingerprint: of the data.
+          metrics: of the validation; empty if there was none: then it is never the best.
+
+        Raises:
+          UserError: this save or the one before failed.
+        """
+        unsealed = Manifest(
+            step=int(state.step),
+            versions=versions(),
+            config=self._config,
+            position=dataclasses.asdict(data),
+            fingerprint=dict(fingerprint),
             metrics=dict(metrics),
+            arrays={},
+            files={},
         )
+        self._writer().save(unsealed, _items(state))
+
+    def check(self) -> None:
+        """Raises what went wrong in the background; cheap, to be called after each update.
+
+        Raises:
+          UserError: the last save failed.
+        """
+        self._writer().check()
+
+    def restore_newest(self, state: TrainState, fingerprint: Mapping[str, Any]) -> Restored | None:
+        """Restores the newest step that is not damaged; None if there are no steps.
+
+        All processes take the same one. Arguments and errors are those of `restore`.
+
+        Raises:
+          DamagedCheckpoint: all steps are damaged.
+        """
+        notes: list[str] = []
+        step = self._newest(None)
+        while step is not None:
+            try:
+                found, position = self.restore(step, state, fingerprint)
+            except DamagedCheckpoint as error:
+                notes.append(str(error))
+                self._writer().pass_over(step)
+            else:
+                notes += [f"went back to step {step}"] * bool(notes)
+                return Restored(found, position, notes)
+            step = self._newest(step)
+        if notes:
+            raise DamagedCheckpoint(
+                f"{self.folder} has no step that can be restored:\n  "
+                + "\n  ".join(notes)
+                + "\nBring one back from a copy, or take a new --workdir."
+            )
+        return None
 
     def restore(
         self, step: int, state: TrainState, fingerprint: Mapping[str, Any]
@@ -98,38 +188,52 @@ class Checkpoints:
           fingerprint: of the data that training is to go on with.
 
         Raises:
-          UserError: the run was trained on other data, or on a model of other shapes.
+          DamagedCheckpoint: a file is not as it was written; all processes raise it.
+          UserError: the run was trained on other data, or on arrays of other shapes or dtypes.
         """
-        rest = {"step": state.step, "opt_state": state.opt_state}
-        found = self._restore(
-            step, params=_as(state.params), rest=_as(rest), data=ocp.args.JsonRestore()
-        )
-        if found["data"]["fingerprint"] != dict(fingerprint):
+        manifest = self._manifest(step)
+        changed = differences(dict(manifest.fingerprint), dict(fingerprint))
+        if changed:
             raise UserError(
-                f"{self.folder} was trained on other data. Then: {found['data']['fingerprint']}. "
-                f"Now: {dict(fingerprint)}. Give back the data, or take a new --workdir."
+                f"{self.folder} was trained on other data, which differs in\n  "
+                + "\n  ".join(changed)
+                + "\nGive back the data, or take a new --workdir."
             )
-        position = DataState(**found["data"]["position"])
+        try:
+            position = DataState(**manifest.position)
+        except (TypeError, ValueError) as error:  # as no run of ours writes it
+            raise DamagedCheckpoint(f"{self._folders.path(step)}: {error}") from error
+        found = verified_items(self._folders.path(step), manifest, _items(state))
         rest = found["rest"]
-        return TrainState(rest["step"], found["params"], rest["opt_state"]), position
+        restored = TrainState(rest["step"], found["params"], rest["opt_state"])
+        return restored, position
 
     def restore_params(self, step: int, params: Params) -> Params:
-        """Restores the parameters alone onto the layouts of `params` (shapes with shardings)."""
+        """Restores the parameters alone onto the layouts of `params` (shapes with shardings).
+
+        Raises:
+          DamagedCheckpoint: a file of theirs is not as it was written.
+          UserError: no such step, or parameters of other shapes or dtypes.
+        """
         if step not in self.steps():
             raise UserError(
                 f"{self.folder} has no step {step}; it has {', '.join(map(str, self.steps()))}."
             )
-        return self._restore(step, params=_as(params))["params"]
+        with self._naming_others(step):
+            folder = self._folders.path(step)
+            return verified_items(folder, self._manifest(step), {"params": params})["params"]
 
     def read_params(self, step: int) -> Params:
-        """The parameters of a step as numpy arrays, whatever model they are of."""
-        shapes = self._manager.item_metadata(step)["params"].tree
+        """The parameters of a step as numpy arrays, whatever model they are of.
 
-        def as_numpy(_: Any) -> ocp.RestoreArgs:
-            return ocp.RestoreArgs(restore_type=np.ndarray)
-
-        found = ocp.args.PyTreeRestore(restore_args=jax.tree.map(as_numpy, shapes))
-        return self._restore(step, params=found)["params"]
+        Raises:
+          DamagedCheckpoint: a file of theirs is not as it was written.
+        """
+        with self._naming_others(step):
+            manifest = self._manifest(step)
+            stored = {k: v for k, v in manifest.arrays.items() if k.startswith("params/")}
+            found = verified_arrays(self._folders.path(step), manifest, stored)
+        return flax.traverse_util.unflatten_dict(found, sep="/")["params"]
 
     def average(self, steps: list[int], params: Params) -> Params:
         """The mean of the parameters of several steps (arXiv:1706.03762, section 6.1)."""
@@ -139,26 +243,44 @@ class Checkpoints:
         return jax.tree.map(lambda x: x / len(steps), total)
 
     def close(self) -> None:
-        """Waits for saves that are under way."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits for a save that is under way.
 
-    def _restore(self, step: int, **items: Any) -> Any:
+        Raises:
+          UserError: it failed.
+        """
+        if self._saver is not None:
+            self._saver.wait()
+
+    def _writer(self) -> Saver:
+        if self._saver is None:
+            raise RuntimeError(f"{self.folder} was opened to be read")
+        return self._saver
+
+    def _newest(self, before: int | None) -> int | None:
+        """The newest step, or the newest before another one, as process 0 sees it."""
+        steps = [step for step in self.steps() if before is None or step < before]
+        found = of_first(max(steps, default=-1))
+        return None if found < 0 else found
+
+    def _manifest(self, step: int) -> Manifest:
+        return verified_manifest(self._folders.path(step), step)
+
+    @contextlib.contextmanager
+    def _naming_others(self, step: int) -> Iterator[None]:
+        """Within it, the error of a damaged step says which other ones there are."""
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(**items))
-        except (ValueError, KeyError, OSError) as error:
-            raise UserError(
-                f"{self.folder / str(step)} cannot be restored; it is damaged, or of a model of "
-                f"other shapes: {error}"
-            ) from error
+            yield
+        except DamagedCheckpoint as error:
+            others = ", ".join(str(s) for s in self.steps() if s != step)
+            advice = f"Other steps are there: {others}." if others else "There is no other step."
+            raise DamagedCheckpoint(f"{error} {advice}", error.file, error.array) from error
 
 
-def _valid_loss(metrics: Mapping[str, float]) -> float:
-    loss = metrics[BEST_METRIC]
-    return loss if math.isfinite(loss) else math.inf  # a diverged step is never the best
+def _items(state: TrainState) -> dict[str, Any]:
+    """What the folders of a step hold: the parameters, and what only training needs."""
+    return {"params": state.params, "rest": {"step": state.step, "opt_state": state.opt_state}}
 
 
-def _as(shapes: Any) -> ocp.args.PyTreeRestore:
-    return ocp.args.PyTreeRestore(
-        item=shapes, restore_args=ocp.checkpoint_utils.construct_restore_args(shapes)
-    )
+def _absolute(path: str | os.PathLike[str]) -> epath.Path:
+    text = re.sub(r"^([a-z0-9]+):/+", r"\1://", str(path))  # of which a `Path` drops a slash
+    return epath.Path(text if "://" in text else os.path.abspath(text))

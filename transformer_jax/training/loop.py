@@ -75,7 +75,7 @@ def train(
         summary = task.summary  # reads the data: what is bad there shows before this is a run
     host, hosts = host_slice(mesh)
     optimizer = make_optimizer(config.optimizer, settings.steps)
-    state, position, layout = _start(task, optimizer, checkpoints, settings, mesh)
+    state, position, layout, notes = _start(task, optimizer, checkpoints, settings, mesh)
     first_step = int(state.step)
     last_step = min(settings.steps, settings.stop_at or settings.steps)
 
@@ -92,6 +92,8 @@ def train(
         write_config(config, workdir / "config.json")
     display = Display(first_step, last_step, quiet=quiet)
     display.say(f"{summary}\nmesh {dict(mesh.shape)}, {num_params(state.params):,} parameters")
+    for note in notes:
+        display.say(note)
     if first_step:
         nothing = ": nothing left to do" if first_step >= last_step else ""
         display.say(f"restored step {first_step} of {last_step}{nothing}")
@@ -105,6 +107,7 @@ def train(
             with jax.set_mesh(mesh), tracer.step(step):
                 state, metrics = programs.train_step(state, put_batch(batch, mesh), dropout_key)
             clock.count(task.count_tokens(batch) * hosts)
+            checkpoints.check()
 
             validates = step % settings.checkpoint_every == 0 or step == last_step
             if validates or step % settings.log_every == 0:
@@ -158,8 +161,8 @@ def _start(
     checkpoints: Checkpoints,
     settings: TrainConfig,
     mesh: Mesh,
-) -> tuple[TrainState, DataState, Any]:
-    """The state to go on from, where its data goes on, and the layout of the state."""
+) -> tuple[TrainState, DataState, Any, list[str]]:
+    """The state to go on from, where its data goes on, the state's layout, and what to say."""
 
     def init(key: jax.Array) -> TrainState:
         return init_state(task.init_params(key), optimizer)
@@ -167,13 +170,15 @@ def _start(
     key = jax.random.key(settings.seed)
     shapes = jax.eval_shape(init, key)
     layout = shardings(shapes, mesh, task.sharding_rules)
-    latest = checkpoints.latest()
-    if latest is None:  # parameters are born where they are to live
+    # All processes take the same step, which the removal of left-overs by one does not change.
+    notes = checkpoints.clean_up() if jax.process_index() == 0 else []
+    wanted = jax.tree.map(with_layout, shapes, layout)
+    restored = checkpoints.restore_newest(wanted, task.fingerprint)
+    if restored is None:  # parameters are born where they are to live
         state = jax.jit(init, out_shardings=layout)(key)
         params = starting_params(task, state.params, settings.init_from)
-        return state.replace(params=params), DataState(), layout
-    shapes = jax.tree.map(with_layout, shapes, layout)
-    return *checkpoints.restore(latest, shapes, task.fingerprint), layout
+        return state.replace(params=params), DataState(), layout, notes
+    return restored.state, restored.position, layout, notes + restored.notes
 
 
 def build_task(config: ExperimentConfig, workdir: Path, mesh: Mesh) -> Task:
@@ -216,7 +221,7 @@ def _open(workdir: Path, config: ExperimentConfig) -> Checkpoints:
     path, now = workdir / "config.json", to_json(config)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        checkpoints = Checkpoints(workdir, keep=config.train.keep)
+        checkpoints = Checkpoints(workdir, keep=config.train.keep, config=now)
         if checkpoints.latest() is None:  # nothing was trained here, so nothing can be lost
             path.unlink(missing_ok=True)
     except OSError as error:
