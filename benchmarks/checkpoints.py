@@ -17,11 +17,11 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 
 from transformer_jax.data.pipeline import DataState
 from transformer_jax.training.checkpoint import Checkpoints
+from transformer_jax.training.guard import new_guard
 from transformer_jax.training.step import TrainState
 
 WIDTH, HEADS, INNER, VOCABULARY, POSITIONS = 768, 12, 3072, 30522, 512
@@ -49,7 +49,13 @@ def bert_like(layers, key):
 def state_of(layers):
     keys = jax.random.split(jax.random.key(0), 3)
     params, mean, square = (bert_like(layers, key) for key in keys)
-    return TrainState(jnp.int32(0), params, {"mu": mean, "nu": square})
+    return TrainState(jnp.int32(0), params, {"mu": mean, "nu": square}, new_guard())
+
+
+def update(state):
+    """All arrays anew, as a train step leaves them."""
+    params, moments = jax.tree.map(lambda x: x * 1.0001 + 1e-6, (state.params, state.opt_state))
+    return state.replace(step=state.step + 1, params=params, opt_state=moments)
 
 
 @jax.jit
@@ -57,9 +63,9 @@ def checksum(state):
     return jax.tree.reduce(jnp.add, jax.tree.map(lambda x: jnp.sum(x, dtype=jnp.float32), state))
 
 
-def seconds(call):
+def seconds(call, *args):
     start = time.perf_counter()
-    result = call()
+    result = jax.block_until_ready(call(*args))
     return time.perf_counter() - start, result
 
 
@@ -97,17 +103,17 @@ class Peer:
 def measure(system, state, step):
     """One round: what was measured, and the state after two updates."""
     found = {}
-    _, state = seconds(lambda: jax.block_until_ready(step(state)))
-    usual, state = seconds(lambda: jax.block_until_ready(step(state)))
+    _, state = seconds(step, state)
+    usual, state = seconds(step, state)
     wanted = float(checksum(state))
     shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
     )
     begin = time.perf_counter()
-    found["blocked"], _ = seconds(lambda: system.save(state))
+    found["blocked"], _ = seconds(system.save, state)
     system.wait()
     found["save"] = time.perf_counter() - begin
-    found["restore"], restored = seconds(lambda: jax.block_until_ready(system.restore(shapes)))
+    found["restore"], restored = seconds(system.restore, shapes)
     assert float(checksum(restored)) == wanted
     del restored
     gc.collect()
@@ -115,7 +121,7 @@ def measure(system, state, step):
     later = state.replace(step=state.step + 1)
     del state
     system.save(later)
-    after, later = seconds(lambda: jax.block_until_ready(step(later)))
+    after, later = seconds(step, later)
     system.wait()
     found["next step"] = after - usual
     return found, later
@@ -128,9 +134,6 @@ def main():
     parser.add_argument("--layers", type=int, default=8)
     args = parser.parse_args()
     base = Path(tempfile.mkdtemp(dir=args.folder))
-    update = lambda s: TrainState(  # noqa: E731
-        s.step + 1, *jax.tree.map(lambda x: x * 1.0001 + 1e-6, (s.params, s.opt_state))
-    )
     step = jax.jit(update, donate_argnums=0)
     try:
         systems = {"here": Ours(base / "here"), "orbax": Peer(base / "orbax")}

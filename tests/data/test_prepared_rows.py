@@ -26,6 +26,7 @@ from transformer_jax.errors import UserError
 
 SHAPE = {"row_length": 48, "row_examples": 4}
 SPECIAL = {"cls_id": 2, "sep_id": 3}
+BEYOND = "cannot be read .*beyond the vocabulary"
 WORDS = "the red green blue cat dog house tree sees likes finds and near under".split()
 
 
@@ -77,7 +78,7 @@ def test_a_record_has_all_that_a_row_is_made_of(make):
     documents = random_documents()
     examples = make(documents, max_tokens=24, seed=0, epoch=0)
     rows = plan_rows(examples, **SHAPE, seed=0, epoch=0)
-    read = decode_rows(list(encode_rows(documents, rows)))
+    read = decode_rows(list(encode_rows(documents, rows)), vocab_size=1 << 31)
     assert_same(
         build_rows(*read, **SHAPE, **SPECIAL), build_rows(documents, rows[:], **SHAPE, **SPECIAL)
     )
@@ -200,6 +201,8 @@ def test_a_folder_without_rows_is_refused_and_one_that_is_not_finished(copy, tmp
         (lambda text: "[]", "cannot be read"),
         (lambda text: text.replace('"sha256"', '"md5"'), "cannot be read"),
         (lambda text: text.replace('"cls_id"', '"bos_id"'), "cannot be read"),
+        (lambda text: text.replace('"cls_id": 2', '"cls_id": 70'), BEYOND),
+        (lambda text: text.replace('"sep_id": 3', '"sep_id": -1'), BEYOND),
         (lambda text: text.replace('"version": 1', '"version": 2'), "is of version 2"),
     ],
 )
@@ -236,7 +239,15 @@ def test_a_shard_with_other_bytes_is_named(copy):
 
 
 @pytest.mark.parametrize(
-    "record", [b"", b"abc", bytes(16), b"\x09" + bytes(15), b"\x01" + bytes(11)]
+    "record",
+    [
+        b"",
+        b"abc",
+        bytes(16),
+        b"\x09" + bytes(15),
+        b"\x01" + bytes(11),
+        b"\x01\0\0\0\x01\0\0\x80\x46\0\0\0",  # a row of token 70, of as many
+    ],
 )
 def test_a_shard_with_foreign_records_is_named(copy, record):
     shard = first_shard(copy)

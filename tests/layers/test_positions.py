@@ -38,9 +38,9 @@ def test_odd_width_is_refused():
 
 def test_learned_positions_look_up_and_never_borrow():
     module = LearnedPositions(max_length=4, width=3)
-    positions = jnp.array([[3, 0, 4]])
+    positions = jnp.array([[3, 0, 4, -1]])
     variables = module.init(jax.random.key(0), positions)
     out = module.apply(variables, positions)
     table = variables["params"]["embedding"]
     np.testing.assert_array_equal(out[0, :2], table[jnp.array([3, 0])])
-    assert jnp.isnan(out[0, 2]).all()
+    assert jnp.isnan(out[0, 2:]).all()

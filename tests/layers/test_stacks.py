@@ -137,6 +137,22 @@ def test_dropout_differs_by_layer_and_by_call(shared):
     assert len(set(np.asarray(bits).tolist())) == 4
 
 
+def test_dropout_differs_by_layer_of_a_decoder_too():
+    class Probe(nn.Module):
+        norm_first: bool = False
+
+        @nn.compact
+        def __call__(self, x, encoded, *, mask=None, cross_mask=None, deterministic=True):
+            self.sow("intermediates", "bits", jax.random.bits(self.make_rng("dropout")))
+            return x
+
+    _, state = Decoder(Probe(), num_layers=4).apply(
+        {}, inputs(), inputs(S), rngs={"dropout": jax.random.key(0)}, mutable=["intermediates"]
+    )
+    (bits,) = state["intermediates"]["layer"]["bits"]
+    assert len(set(np.asarray(bits).tolist())) == 4
+
+
 def test_decoder_sees_no_future_gradients_too():
     module = Decoder(DecoderLayer(**SIZES), num_layers=2)
     x, memory = inputs(), inputs(S, seed=1)

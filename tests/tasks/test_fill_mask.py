@@ -144,6 +144,13 @@ def test_what_cannot_be_filled_says_why(filler):
         filler(["the [MASK]", "the cat"])
 
 
+@pytest.mark.parametrize("wrong", [-1, 64])
+def test_ids_of_no_vocabulary_are_refused(filler, wrong):
+    t = filler.tokenizer
+    with pytest.raises(ValueError, match=f"token id {wrong} is not in the vocabulary"):
+        filler.guess([np.array([t.cls_id, wrong, t.mask_id, t.sep_id])])
+
+
 def test_a_model_whose_one_bias_is_large_guesses_its_word(task, params):
     word = next(w for w in WORDS if len(task.tokenizer.encode([w])[0].ids) == 1)
     (token,) = task.tokenizer.encode([word])[0].ids

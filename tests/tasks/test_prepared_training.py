@@ -1,6 +1,7 @@
 """Prepared rows from the command that writes them to training, evaluation and filled masks."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,13 @@ def test_a_tokenizer_is_not_ignored_that_the_rows_do_not_have(prepared, tmp_path
         make_tokenizer(data_of(prepared, tokenizer=str(other)), 64, tmp_path)
     same = load_tokenizer(make_tokenizer(data_of(prepared, tokenizer=str(prepared)), 64, tmp_path))
     assert same.fingerprint == load_tokenizer(prepared / "tokenizer.json").fingerprint
+
+
+@pytest.mark.parametrize(("name", "value"), [("vocab_size", 99), ("cls_id", 9), ("sep_id", 9)])
+def test_rows_that_say_other_ids_than_their_tokenizer_are_refused(prepared, tmp_path, name, value):
+    folder = shutil.copytree(prepared, tmp_path / "rows")
+    index = json.loads((folder / "rows.json").read_text())
+    index["tokenizer"][name] = value
+    (folder / "rows.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match="prepared with another tokenizer"):
+        read_rows(data_of(folder), "train", load_tokenizer(folder / "tokenizer.json"))

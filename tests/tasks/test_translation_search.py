@@ -218,3 +218,10 @@ def test_coverage_penalty_prefers_what_looks_everywhere(params):
     for source, hypotheses in zip(sources, together, strict=True):
         assert [h.ids for h in covering([source])[0]] == [h.ids for h in hypotheses]
         assert all(h.score <= 0.0 for h in hypotheses)
+
+
+@pytest.mark.parametrize("wrong", [-1, MODEL.config.vocab_size])
+def test_sources_with_ids_of_no_vocabulary_are_refused(params, wrong):
+    translate = make_translator(params, GREEDY)
+    with pytest.raises(ValueError, match=f"token id {wrong} is not in the vocabulary"):
+        translate([[5, 1], [5, wrong, 1]])

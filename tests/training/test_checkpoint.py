@@ -27,6 +27,7 @@ from transformer_jax.errors import UserError
 from transformer_jax.parallel.mesh import MeshConfig, make_mesh
 from transformer_jax.training import saver
 from transformer_jax.training.checkpoint import Checkpoints
+from transformer_jax.training.guard import new_guard
 from transformer_jax.training.manifest import DamagedCheckpoint
 from transformer_jax.training.step import TrainState
 
@@ -77,7 +78,7 @@ def test_arrays_are_restored_onto_any_number_of_devices(tmp_path, saved_on, rest
         "kernel": np.arange(16 * 6, dtype=np.float32).reshape(16, 6),
         "bias": np.arange(8, dtype=np.int32),
     }
-    state = TrainState(jnp.int32(1), jax.device_put(arrays, rows_over(saved_on)), {})
+    state = TrainState(jnp.int32(1), jax.device_put(arrays, rows_over(saved_on)), {}, new_guard())
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(state, DataState(), {}, {})
     checkpoints.close()
@@ -94,7 +95,7 @@ def test_parts_that_do_not_divide_are_put_together(tmp_path):
     specs = [PartitionSpec(*axes) for axes in [(), ("model",), ("fsdp", "model"), (None, "fsdp")]]
     arrays = {str(i): jax.device_put(array, NamedSharding(mesh, s)) for i, s in enumerate(specs)}
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(TrainState(jnp.int32(1), arrays, {}), DataState(), {}, {})
+    checkpoints.save(TrainState(jnp.int32(1), arrays, {}, new_guard()), DataState(), {}, {})
     checkpoints.close()
     for spec in specs:
         wanted = shapes_of(arrays, NamedSharding(mesh, spec))
@@ -104,7 +105,7 @@ def test_parts_that_do_not_divide_are_put_together(tmp_path):
 
 def test_a_file_holds_a_part_of_an_array_as_it_is_in_memory(tmp_path):
     array = np.arange(16 * 6, dtype=np.float32).reshape(16, 6)
-    state = TrainState(jnp.int32(1), {"w": jax.device_put(array, rows_over(4))}, {})
+    state = TrainState(jnp.int32(1), {"w": jax.device_put(array, rows_over(4))}, {}, new_guard())
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(state, DataState(), {}, {})
     checkpoints.close()
@@ -121,7 +122,9 @@ def test_arrays_may_be_overwritten_once_a_save_has_begun(tmp_path):
     checkpoints, wanted = Checkpoints(tmp_path, keep=9), {}
     for number in range(1, 6):
         wanted[number] = np.array(array)
-        checkpoints.save(TrainState(jnp.int32(number), {"w": array}, {}), DataState(), {}, {})
+        checkpoints.save(
+            TrainState(jnp.int32(number), {"w": array}, {}, new_guard()), DataState(), {}, {}
+        )
         for _ in range(3):
             array = step(array)
     checkpoints.close()

@@ -17,6 +17,7 @@ from transformer_jax.tasks.translation import TranslationConfig, TranslationData
 from transformer_jax.training import saver
 from transformer_jax.training.checkpoint import Checkpoints
 from transformer_jax.training.config import ExperimentConfig, TrainConfig
+from transformer_jax.training.guard import new_guard
 from transformer_jax.training.loop import train
 from transformer_jax.training.manifest import read_manifest
 from transformer_jax.training.metrics import read_metrics
@@ -145,7 +146,7 @@ def test_newest_and_best_checkpoints_are_kept(whole_run):
 def test_best_checkpoint_survives_newer_ones(tmp_path, whole_run):
     checkpoints = Checkpoints(tmp_path, keep=1)
     for step, loss in enumerate((3.0, 1.0, 2.0, 4.0), start=1):
-        state = TrainState(jax.numpy.int32(step), {"w": jax.numpy.ones(2) * step}, {})
+        state = TrainState(jax.numpy.int32(step), {"w": jax.numpy.ones(2) * step}, {}, new_guard())
         checkpoints.save(state, DataState(), {}, {"valid_loss": loss})
     checkpoints.close()
     reopened = Checkpoints(tmp_path, read_only=True)

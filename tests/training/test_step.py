@@ -18,11 +18,10 @@ from transformer_jax.parallel.sharding import (
     batch_sharding,
     constrain_activations,
     put_batch,
-    shardings,
 )
 from transformer_jax.training.optimizer import OptimizerConfig, make_optimizer
 from transformer_jax.training.schedules import InverseSqrt
-from transformer_jax.training.step import init_state, make_train_step
+from transformer_jax.training.step import init_state, make_train_step, state_layout
 
 CONFIG = TransformerConfig(
     vocab_size=16, width=8, num_heads=2, feed_forward_dim=16, encoder_layers=2, decoder_layers=2
@@ -83,7 +82,7 @@ def init(key):
 
 def run(mesh, microbatches=1, steps=3, dropout=False, once=False):
     """The metrics of each step, and the last parameters."""
-    layout = shardings(jax.eval_shape(init, jax.random.key(0)), mesh, TRANSFORMER_RULES)
+    layout = state_layout(jax.eval_shape(init, jax.random.key(0)), mesh, TRANSFORMER_RULES)
     state = jax.jit(init, out_shardings=layout)(jax.random.key(0))
     model = Transformer(CONFIG, constrain=constrain_activations(mesh))
     step = jax.jit(

@@ -120,14 +120,15 @@ class PreparedRows:
         """
         has_row = [len(row) > 0 for row in rows]
         numbers = np.concatenate([np.zeros(0, np.int64), *rows])
+        tokenizer = self.settings["tokenizer"]
         try:
-            corpus, filled = decode_rows(self._records(numbers))
+            corpus, filled = decode_rows(self._records(numbers), tokenizer["vocab_size"])
         except ValueError as error:
             shard = np.searchsorted(self._ends, numbers[error.args[0]], side="right")
             path = self._folder / self._shards[int(shard)].name
-            raise _damaged(path, f"has a record that is no row of version {VERSION}") from error
+            what = f"has a record that is no row of version {VERSION} and this vocabulary"
+            raise _damaged(path, what) from error
         tables = iter(filled)
-        tokenizer = self.settings["tokenizer"]
         return build_rows(
             corpus,
             [next(tables) if there else numbers[:0] for there in has_row],
@@ -232,8 +233,11 @@ def read_index(folder: Path) -> dict[str, Any]:
             )
         for name in ("row_length", "row_examples", "examples"):
             index[name]
-        for name in ("file", "fingerprint", "vocab_size", "cls_id", "sep_id"):
+        for name in ("file", "fingerprint"):
             index["tokenizer"][name]
+        ids = range(index["tokenizer"]["vocab_size"])
+        if not all(index["tokenizer"][name] in ids for name in ("cls_id", "sep_id")):
+            raise ValueError("cls_id or sep_id lies beyond the vocabulary")
         for split in index["splits"].values():
             if not [Shard(**shard) for shard in split["shards"]]:
                 raise ValueError("a split without shards")

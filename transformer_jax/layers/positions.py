@@ -49,9 +49,11 @@ class LearnedPositions(nn.Module):
 
     @nn.compact
     def __call__(self, positions: Array) -> Array:
-        """int [B,T] -> float32 [B,T,D]; a place beyond max_length gives NaN, never another's."""
+        """int [B,T] -> float32 [B,T,D]; a place beyond the table gives NaN, never another's."""
         init = nn.initializers.normal(self.init_std)
         table = self.param("embedding", init, (self.max_length, self.width))
+        # A negative index would count from the end, so it is sent beyond the end first.
+        positions = jnp.where(positions < 0, self.max_length, positions)
         return jnp.take(table, positions, axis=0, mode="fill", fill_value=jnp.nan)
 
 

@@ -19,7 +19,6 @@ from transformer_jax.parallel.sharding import (
     batch_sharding,
     check_batch_size,
     replicated,
-    shardings,
 )
 from transformer_jax.tasks.bert_data import BertData
 from transformer_jax.tasks.run_tokenizer import store_tokenizer
@@ -29,7 +28,7 @@ from transformer_jax.training.config import ExperimentConfig
 from transformer_jax.training.config_json import write_config
 from transformer_jax.training.loop import build_task, make_programs, with_layout
 from transformer_jax.training.optimizer import make_optimizer
-from transformer_jax.training.step import TrainState, init_state
+from transformer_jax.training.step import TrainState, init_state, state_layout
 
 # Characters that no tokenizer takes apart or leaves out: ideographs, then Hangul syllables.
 _LETTERS = (*range(0x4E00, 0x9FA6), *range(0xAC00, 0xD7A4), *range(0x20000, 0x2A6D7))
@@ -77,7 +76,7 @@ def abstract_step(config: ExperimentConfig, mesh: Mesh) -> AbstractStep:
         return init_state(task.init_params(key), optimizer)
 
     shapes = jax.eval_shape(init, jax.random.key(settings.seed))
-    layout = shardings(shapes, mesh, task.sharding_rules)
+    layout = state_layout(shapes, mesh, task.sharding_rules)
     state = jax.tree.map(with_layout, shapes, layout)
     by_rows = batch_sharding(mesh)
     whole = {

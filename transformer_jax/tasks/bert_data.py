@@ -130,7 +130,9 @@ def _check_prepared(data: BertData, rows: PreparedRows, tokenizer: EncoderTokeni
                 f"{data.path} was prepared with {name}={found[name]}, and data.{name} is "
                 f"{value}. Set {flag}, or prepare other rows."
             )
-    if rows.settings["tokenizer"]["fingerprint"] != tokenizer.fingerprint:
+    said = rows.settings["tokenizer"]
+    names = ("fingerprint", "vocab_size", "cls_id", "sep_id")
+    if any(said[name] != getattr(tokenizer, name) for name in names):
         raise UserError(
             f"{data.path} was prepared with another tokenizer than that of the run. Take a new "
             f"--workdir, which gets the tokenizer of the rows."

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from transformer_jax.data.encoder_tokenizer import EncoderTokenizer
+from transformer_jax.data.token_ids import check_ids
 from transformer_jax.models.bert_pretraining import BertPretraining
 from transformer_jax.parallel.mesh import batch_shards
 from transformer_jax.parallel.sharding import put_rows
@@ -97,7 +98,13 @@ class MaskFiller:
         return np.array([*ids, t.sep_id], np.int32)
 
     def guess(self, sequences: Sequence[np.ndarray]) -> list[list[list[Guess]]]:
-        """The guesses for each mask of each sequence of ids, with its [CLS] and [SEP]."""
+        """The guesses for each mask of each sequence of ids, with its [CLS] and [SEP].
+
+        Raises:
+          ValueError: an id lies outside of the vocabulary.
+        """
+        for ids in sequences:
+            check_ids(ids, self.tokenizer.vocab_size)
         groups: dict[tuple[int, int], list[int]] = defaultdict(list)
         for i, ids in enumerate(sequences):
             groups[self._bucket(ids)].append(i)

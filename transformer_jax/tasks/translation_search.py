@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from transformer_jax.data.token_ids import check_ids
 from transformer_jax.data.tokenizers import Tokenizer
 from transformer_jax.decoding.search_config import SearchConfig
 from transformer_jax.layers.stacks import unstacked
@@ -100,7 +101,13 @@ class Translator:
         """For each source up to K hypotheses, best first; in the order of the sources.
 
         What is found for one source depends on no other, unless it is sampled.
+
+        Raises:
+          ValueError: an id lies outside of the vocabulary of the source.
         """
+        config = self._model.config
+        for source in sources:
+            check_ids(source, config.source_vocab_size or config.vocab_size)
         found: list[list[Hypothesis]] = [[] for _ in sources]
         self._key, key = jax.random.split(self._key)
 

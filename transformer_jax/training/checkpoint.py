@@ -204,9 +204,7 @@ class Checkpoints:
         except (TypeError, ValueError) as error:  # as no run of ours writes it
             raise DamagedCheckpoint(f"{self._folders.path(step)}: {error}") from error
         found = verified_items(self._folders.path(step), manifest, _items(state))
-        rest = found["rest"]
-        restored = TrainState(rest["step"], found["params"], rest["opt_state"])
-        return restored, position
+        return TrainState(params=found["params"], **found["rest"]), position
 
     def restore_params(self, step: int, params: Params) -> Params:
         """Restores the parameters alone onto the layouts of `params` (shapes with shardings).
@@ -278,7 +276,8 @@ class Checkpoints:
 
 def _items(state: TrainState) -> dict[str, Any]:
     """What the folders of a step hold: the parameters, and what only training needs."""
-    return {"params": state.params, "rest": {"step": state.step, "opt_state": state.opt_state}}
+    rest = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+    return {"params": rest.pop("params"), "rest": rest}
 
 
 def _absolute(path: str | os.PathLike[str]) -> epath.Path:

@@ -30,6 +30,11 @@ class TrainConfig:
       checkpoint_every: updates between two validations, each with a checkpoint after it.
       keep: newest checkpoints that are kept; the best by validation loss is kept too.
       average_last: newest checkpoints whose mean is evaluated.
+      spike_sigmas: skips an update whose loss or gradient norm is so many standard deviations above
+        the mean of the last 128, once there are 64; OLMo's value is 6. None skips none for that.
+        What is not finite is always skipped.
+      max_skipped: so many skipped updates in a row end the run and leave the last batch in the
+        workdir; None: they never do.
       dropout_bits: generator of dropout's random bits. threefry draws the same on any layout of
         devices; rbg is cheaper.
     """
@@ -45,6 +50,8 @@ class TrainConfig:
     checkpoint_every: int = 1000
     keep: int = 3
     average_last: int = 1
+    spike_sigmas: float | None = None
+    max_skipped: int | None = 20
     dropout_bits: Literal["threefry2x32", "rbg"] = "threefry2x32"
 
     def __post_init__(self) -> None:
@@ -52,8 +59,11 @@ class TrainConfig:
         for name in (*names, "average_last"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name}={getattr(self, name)} must be at least 1.")
-        if self.stop_at is not None and self.stop_at < 1:
-            raise ValueError(f"train.stop_at={self.stop_at} must be at least 1.")
+        for name in ("stop_at", "max_skipped"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"train.{name}={getattr(self, name)} must be at least 1.")
+        if self.spike_sigmas is not None and not self.spike_sigmas > 0:
+            raise ValueError(f"train.spike_sigmas={self.spike_sigmas} must be positive.")
         if self.batch_size % self.microbatches:
             raise ValueError(
                 f"train.microbatches={self.microbatches} must divide "
@@ -99,6 +109,7 @@ MAY_CHANGE = (
     "train.checkpoint_every",
     "train.keep",
     "train.log_every",
+    "train.max_skipped",
     "train.stop_at",
 )
 

@@ -20,7 +20,6 @@ from transformer_jax.parallel.sharding import (
     check_batch_size,
     put_batch,
     replicated,
-    shardings,
 )
 from transformer_jax.tasks.task import Task
 from transformer_jax.training.checkpoint import Checkpoints
@@ -29,8 +28,9 @@ from transformer_jax.training.config_json import read_json, to_json, write_confi
 from transformer_jax.training.metrics import Clock, Display, MetricsLog
 from transformer_jax.training.optimizer import make_optimizer
 from transformer_jax.training.profile import Tracer
+from transformer_jax.training.skip_watch import SkipWatch
 from transformer_jax.training.start import starting_params
-from transformer_jax.training.step import TrainState, init_state, make_train_step
+from transformer_jax.training.step import TrainState, init_state, make_train_step, state_layout
 from transformer_jax.typing import Batch, Metrics, Params, Terms
 
 
@@ -62,7 +62,8 @@ def train(
       nothing left to do.
 
     Raises:
-      UserError: bad data, a mesh that does not divide, or a workdir of another run.
+      UserError: bad data, a mesh that does not divide, a workdir of another run, or too many
+        skipped updates in a row.
     """
     # Act 1: the devices, the task on them, and its state, restored or fresh.
     settings = config.train
@@ -99,6 +100,7 @@ def train(
         display.say(f"restored step {first_step} of {last_step}{nothing}")
     log = MetricsLog(workdir, resumed_at=first_step, quiet=quiet)
     clock = Clock(first_step, last_step)
+    watch = SkipWatch(workdir, settings.max_skipped, int(state.guard.skipped), display.say)
     valid: dict[str, float] = {}
     tracer = Tracer(workdir / "profile", _profiled(first_step, last_step) if profile else range(0))
     try:
@@ -106,13 +108,15 @@ def train(
         for step, batch, position in _numbered(batches, first_step, last_step):
             with jax.set_mesh(mesh), tracer.step(step):
                 state, metrics = programs.train_step(state, put_batch(batch, mesh), dropout_key)
+            watch.look(step, batch, metrics)
             clock.count(task.count_tokens(batch) * hosts)
             checkpoints.check()
 
             validates = step % settings.checkpoint_every == 0 or step == last_step
             if validates or step % settings.log_every == 0:
+                watch.settle()  # before a save
                 metrics = {name: float(value) for name, value in metrics.items()}
-                metrics["learning_rate"] = float(schedule(step - 1))
+                metrics["learning_rate"] = float(schedule(int(metrics.pop("updates"))))
                 metrics |= clock.lap(step)
                 display.update(step, metrics)
                 if validates:
@@ -145,6 +149,7 @@ def make_programs(
         optimizer,
         microbatches=settings.microbatches,
         copies=mesh if settings.sum_once else None,
+        spike_sigmas=settings.spike_sigmas,
     )
     train_step = jax.jit(
         step,
@@ -169,7 +174,7 @@ def _start(
 
     key = jax.random.key(settings.seed)
     shapes = jax.eval_shape(init, key)
-    layout = shardings(shapes, mesh, task.sharding_rules)
+    layout = state_layout(shapes, mesh, task.sharding_rules)
     # All processes take the same step, which the removal of left-overs by one does not change.
     notes = checkpoints.clean_up() if jax.process_index() == 0 else []
     wanted = jax.tree.map(with_layout, shapes, layout)

@@ -240,7 +240,7 @@ def damaged(folder: epath.Path, manifest: Manifest, name: str, reason: str) -> D
 
 
 def folder_of(array: str) -> str:
-    """The folder of an array's files, as Orbax names it: params/encoder/bias, params/encoder.bias."""
+    """Where Orbax puts an array: params/encoder/bias -> params/encoder.bias."""
     item, _, path = array.partition("/")
     return f"{item}/{path.replace('/', '.')}"
 

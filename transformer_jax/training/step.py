@@ -12,6 +12,8 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 
 from transformer_jax.errors import UserError
+from transformer_jax.parallel.sharding import Rules, shardings
+from transformer_jax.training.guard import Guard, decide, new_guard
 from transformer_jax.typing import Array, Batch, Metrics, Params, Terms
 
 # (params, batch, key) -> {name: (sum, weight)}; the weights depend on the batch and key alone.
@@ -19,16 +21,29 @@ TermsFn = Callable[[Params, Batch, Array], Terms]
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """All that changes in training: the number of updates, parameters, optimizer state."""
+    """All that changes in training.
+
+    Attributes:
+      step: int32 [], how many batches were seen, whether or not they made an update.
+      params: what is trained.
+      opt_state: the optimizer's.
+      guard: which updates were made.
+    """
 
     step: Array
     params: Params
     opt_state: optax.OptState
+    guard: Guard
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first update."""
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), new_guard())
+
+
+def state_layout(state: TrainState, mesh: Mesh, rules: Rules) -> TrainState:
+    """Where each array of a state (or its shapes) lives: a task's rules, copies of the guard."""
+    return shardings(state, mesh, ((r"^guard/", ()), *rules))
 
 
 def make_train_step(
@@ -38,12 +53,16 @@ def make_train_step(
     *,
     microbatches: int = 1,
     copies: Mesh | None = None,
+    spike_sigmas: float | None = None,
 ) -> Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]:
     """Makes `train_step(state, batch, key) -> (state, metrics)`.
 
     The loss is the sum over the terms of coefficient * sum / weight, with sums and weights of the
     whole batch. The weights are known before the first gradient, so microbatches and devices add
     up to exactly the gradient of the whole batch, however uneven their weights are.
+
+    An update whose loss or gradient norm is not finite is skipped, and one whose trained terms all
+    have weight 0 is none: parameters and optimizer state stay bitwise as they are. See `guard`.
 
     Args:
       terms_fn: the objective.
@@ -52,24 +71,29 @@ def make_train_step(
       microbatches: parts that the batch is cut into, one after the other; must divide its rows.
       copies: a mesh whose `data` axis has copies of the model, which add up their gradients after
         the last microbatch, not after each. Each copy has a key of its own.
+      spike_sigmas: also skips an update whose loss or gradient norm is so many standard deviations
+        above the mean of the last 128; None skips none for that.
 
     Returns:
-      The step. Its metrics are the loss, each term's mean, its gradient's norm before clipping.
+      The step. Its metrics are the loss, each term's mean, its gradient's norm before clipping;
+      `updates`, that were made before this step; `skipped` and `skipped_in_a_row`, with this step.
 
     Raises:
       UserError: the mesh has copies, and more than one axis more.
     """
     if copies is not None:
         _check_copies(copies)
+    trained = [name for name, coefficient in coefficients.items() if coefficient]
 
     def loss_fn(
         params: Params, batch: Batch, key: Array, weights: Metrics | None
-    ) -> tuple[Array, Metrics]:
+    ) -> tuple[Array, tuple[Metrics, Metrics]]:
         terms = terms_fn(params, batch, key)
+        mine = _weights(terms)
         if weights is None:
-            weights = _not_zero(_weights(terms))
+            weights = _not_zero(mine)
         means = {name: total / weights[name] for name, (total, _) in terms.items()}
-        return sum(c * means[name] for name, c in coefficients.items()), means
+        return sum(c * means[name] for name, c in coefficients.items()), (means, mine)
 
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
 
@@ -109,18 +133,34 @@ def make_train_step(
             check_vma=False,  # or each gradient is summed at once
         )(params, batch, key)
 
+    def update(grads: Params, params: Params, opt_state: Any) -> tuple[Params, Any]:
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
     def train_step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(key, state.step)  # from seed and step: a resumed run repeats it
         if copies is not None and copies.shape["data"] > 1:
-            (loss, means), grads = accumulate_apart(state.params, batch, key)
+            (loss, (means, weights)), grads = accumulate_apart(state.params, batch, key)
         elif microbatches > 1:
-            (loss, means), grads = accumulate(state.params, batch, key, ())
+            (loss, (means, weights)), grads = accumulate(state.params, batch, key, ())
         else:
-            (loss, means), grads = gradient(state.params, batch, key, None)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics = means | {"loss": loss, "grad_norm": optax.tree.norm(grads)}
-        return TrainState(state.step + 1, params, opt_state), metrics
+            (loss, (means, weights)), grads = gradient(state.params, batch, key, None)
+        norm = optax.tree.norm(grads)
+        has_weight = sum(weights[name] for name in trained) > 0
+        made, guard = decide(state.guard, loss, norm, has_weight, spike_sigmas)
+        # Not jnp.where over all of it, which keeps old arrays beside new ones: a tiny BERT's step
+        # on a CPU took 1.4 times as long, and a table of embeddings more memory.
+        params, opt_state = jax.lax.cond(
+            made, update, lambda grads, *old: old, grads, state.params, state.opt_state
+        )
+        metrics = means | {
+            "loss": loss,
+            "grad_norm": norm,
+            "updates": state.guard.updates,
+            "skipped": guard.skipped,
+            "skipped_in_a_row": guard.in_a_row,
+        }
+        return TrainState(state.step + 1, params, opt_state, guard), metrics
 
     return train_step
 

@@ -47,8 +47,8 @@ def entries(arrays: Mapping[str, jax.Array]) -> dict[str, ArrayEntry]:
 def parts_here(arrays: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
     """The files that this process writes, as arrays in the memory of the host.
 
-    Process 0 writes those that describe the arrays. Where devices hold copies of a part, one of them is written; which one differs from array to
-    array, so that all processes have their share of the rest.
+    Process 0 writes those that describe the arrays. Where devices hold copies of a part, one of
+    them is written; which one differs from array to array, so that all have their share.
     """
     shards = {}
     for number, (name, array) in enumerate(sorted(arrays.items())):
@@ -62,11 +62,11 @@ def parts_here(arrays: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
                 shards[_file(name, place)] = shard.data
     for data in shards.values():
         data.copy_to_host_async()
-    parts = {file: np.asarray(data) for file, data in shards.items()}
+    files = {file: np.asarray(data) for file, data in shards.items()}
     if jax.process_index() == 0:
         for file, text in descriptions(entries(arrays)).items():
-            parts[file] = np.frombuffer(text, np.uint8)
-    return parts
+            files[file] = np.frombuffer(text, np.uint8)
+    return files
 
 
 def write_parts(folder: epath.Path, parts: Mapping[str, np.ndarray]) -> dict[str, FileEntry]:
@@ -192,7 +192,8 @@ class _Parts:
         grid = [range(a // n, -(-b // n)) for (a, b), n in zip(bounds, sizes, strict=True)]
         places = list(itertools.product(*grid))
         if len(places) == 1:
-            return self._file(places[0])[(*_inside(bounds, places[0], sizes)[0], ...)]
+            source, _ = _inside(bounds, places[0], sizes)
+            return np.asarray(self._file(places[0])[source])
         out = np.empty([b - a for a, b in bounds], self._dtype)
         for place in places:
             source, target = _inside(bounds, place, sizes)
