@@ -2,13 +2,15 @@
 # Trains on the nodes of a SLURM job: sbatch --nodes 4 launch/slurm.sh --config FILE --workdir DIR ...
 #
 # One process a GPU: JAX reads their number and their ranks from what srun sets, and each takes the
-# GPU of its local rank. DIR lies on storage that all nodes see. A job that is stopped and queued
-# again goes on from its last checkpoint.
+# GPU of its local rank. DIR lies on storage that all nodes see. Two minutes before its
+# time is over the run is told to stop: it saves its last step and ends with code 143. A job that is
+# queued again goes on from there.
 #SBATCH --job-name=transformer-jax
 #SBATCH --gpus-per-node=8
 #SBATCH --ntasks-per-node=8
 #SBATCH --cpus-per-task=8
 #SBATCH --requeue
+#SBATCH --signal=TERM@120
 #SBATCH --output=%x-%j.log
 set -euo pipefail
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 from transformer_jax.errors import UserError
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")
+_NO_LOCK = (errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
@@ -63,19 +65,31 @@ def file_hash(path: str | os.PathLike[str]) -> str:
 def alone_in(folder: Path) -> Iterator[None]:
     """Within it no other process may be in the same folder, on this machine or by NFS.
 
-    It ends with the process, however that ends.
+    It ends with the process, however that ends. On a file system that has no locks, as some that
+    stand for storage in a cloud, nobody is kept out.
 
     Raises:
       UserError: another process is in it.
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"Another process is writing {folder}. Wait until it has ended."
-            ) from error
+        if not _lock(handle, folder):  # NFS locks no folders, and files only to write to them
+            os.close(handle)
+            handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+            _lock(handle, folder)
         yield
     finally:
         os.close(handle)
+
+
+def _lock(handle: int, folder: Path) -> bool:
+    """Takes the lock of an open file or folder; False if it has none."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(f"Another process is writing {folder}. Wait until it has ended.") from error
+    except OSError as error:
+        if error.errno not in _NO_LOCK:
+            raise
+        return False
+    return True

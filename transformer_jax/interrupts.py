@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-_AGAIN = 0.01  # seconds after which an interrupt that would be lost comes once more
+_AGAIN = 0.01  # seconds after which a signal that would be lost comes once more
 
 
 @contextlib.contextmanager
@@ -34,12 +34,21 @@ def sure_interrupts() -> Iterator[None]:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    if _collects_garbage(frame):
-        # To the process, not by raise_signal to the timer's thread: that would not wake the main
-        # thread from a system call.
-        threading.Timer(_AGAIN, os.kill, (os.getpid(), number)).start()
-        return
-    raise KeyboardInterrupt
+    raise_now_or_again(KeyboardInterrupt(), number, frame)
+
+
+def raise_now_or_again(error: BaseException, number: int, frame: FrameType | None) -> bool:
+    """Raises, in the handler of a signal; while garbage is collected the signal comes once more.
+
+    Returns:
+      True: it comes once more.
+    """
+    if not _collects_garbage(frame):
+        raise error
+    # To the process, not by raise_signal to the timer's thread: that would not wake the main
+    # thread from a system call.
+    threading.Timer(_AGAIN, os.kill, (os.getpid(), number)).start()
+    return True
 
 
 def _collects_garbage(frame: FrameType | None) -> bool:

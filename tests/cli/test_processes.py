@@ -54,11 +54,18 @@ def losses(workdir):
     return [(line["step"], line["loss"], line.get("valid_loss")) for line in lines]
 
 
+def assert_same_losses(found, wanted):
+    for (_, loss, valid), (_, other, other_valid) in zip(found, wanted, strict=True):
+        assert loss == pytest.approx(other, rel=1e-6)
+        assert (valid is None) == (other_valid is None)
+        assert valid is None or valid == pytest.approx(other_valid, rel=1e-6)
+
+
 @pytest.fixture(scope="module")
 def alone(translation_config, tmp_path_factory):
     """The losses of one process with four devices."""
     workdir = tmp_path_factory.mktemp("alone") / "run"
-    start(translation_config, workdir, 1, 4)
+    start(translation_config, workdir, 1, 4, "--train.stop_at", "8")
     return losses(workdir)
 
 
@@ -75,10 +82,7 @@ def test_processes_train_as_one_does(translation_config, tmp_path, alone, proces
     out = start(translation_config, run, processes, devices, *mesh)
     found = losses(run)
     assert [step for step, *_ in found] == [1, 2, 3, 4]  # one log
-    for (_, loss, valid), (_, other, other_valid) in zip(found, alone, strict=True):
-        assert loss == pytest.approx(other, rel=1e-6)
-        assert (valid is None) == (other_valid is None)
-        assert valid is None or valid == pytest.approx(other_valid, rel=1e-6)
+    assert_same_losses(found, alone[:4])
     assert "step 4/4" in out[0]
     others = [line for text in out[1:] for line in text.splitlines()]
     assert all(line.startswith("[Gloo]") for line in others)  # which gloo itself prints
@@ -89,6 +93,7 @@ def test_processes_train_as_one_does(translation_config, tmp_path, alone, proces
         text, *_ = start(translation_config, run, 4, 1, "--train.stop_at", "8")
         assert "is damaged" in text and "restored step 4" in text  # all four went back
         assert [step for step, *_ in losses(run)] == list(range(1, 9))
+        assert_same_losses(losses(run), alone)
 
 
 def test_a_process_without_the_others_ends_with_a_message(translation_config, tmp_path):

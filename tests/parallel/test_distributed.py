@@ -72,7 +72,7 @@ def test_one_process_reads_all():
 def test_process_0_goes_first(monkeypatch, process):
     story = []
     monkeypatch.setattr(jax, "process_index", lambda: process)
-    monkeypatch.setattr(distributed, "_wait", lambda *_: story.append("wait"))
+    monkeypatch.setattr(distributed, "meet", lambda *_: story.append("wait"))
     with one_process_first("it"):
         story.append("work")
     assert story == (["wait", "work"], ["work", "wait"])[process == 0]
@@ -105,6 +105,7 @@ def test_in_a_cluster_jax_finds_the_others(monkeypatch, cluster):
             monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "a,b")
     monkeypatch.setattr(jax.config, "update", lambda *_: None)
     monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **k: calls.append((a, k)))
+    monkeypatch.setattr(distributed, "start_watch", lambda *_: None)
     initialize(DistributedConfig(heartbeat=7))
     [(where, options)] = calls
     assert where == (None, None, None) and options["heartbeat_timeout_seconds"] == 7
@@ -136,6 +137,7 @@ def test_processes_that_do_not_come_together_are_said(monkeypatch):
         (dict(coordinator="a:1", processes=2, rank=2), "rank 2 must be in 0..1"),
         (dict(coordinator="a:1", processes=2, rank=-1), "rank -1 must be in 0..1"),
         (dict(heartbeat=0), "heartbeat must be at least 1"),
+        (dict(patience=0), "patience must be at least 1"),
     ],
 )
 def test_wrong_flags_are_refused(flags, complaint):

@@ -53,13 +53,21 @@ class RunArgs:
       workdir: folder of the run: its config, tokenizer, metrics and checkpoints.
       profile: trace a few steps into WORKDIR/profile.
       seeds: train so many runs that differ in their seed, in WORKDIR/seed_0, seed_1, ...
+      allow: fields, with commas between, in which a run that goes on may differ from what it was:
+        model.dropout_rate,optimizer.schedule. `data` is the data itself too.
       distributed: how the processes of the run find one another.
     """
 
     workdir: Path
     profile: bool = False
     seeds: int | None = None
+    allow: str = ""
     distributed: DistributedConfig = DistributedConfig()
+
+    @property
+    def allowed(self) -> tuple[str, ...]:
+        """The names in `allow`."""
+        return tuple(name.strip() for name in self.allow.split(",") if name.strip())
 
 
 def parse_overrides(

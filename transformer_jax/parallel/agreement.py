@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+from transformer_jax.parallel.hosts import KEYS, client
 
 _BYTES = 4096  # of a text that goes by the devices, at most
 
@@ -57,7 +58,7 @@ def first_here(key: str, work: Callable[[], None], seconds: int) -> None:
 def tell(key: str, text: str) -> None:
     """Leaves a text for other processes, by the coordinator: the devices are busy with steps."""
     if jax.process_count() > 1:
-        _client().key_value_set(key, text or " ")  # which knows no empty texts
+        client().key_value_set(f"{KEYS}/{key}", text or " ")  # which knows no empty texts
 
 
 def told(key: str, seconds: int) -> str:
@@ -66,16 +67,10 @@ def told(key: str, seconds: int) -> str:
     Raises:
       RuntimeError: there is none after so many seconds, or a process has ended.
     """
-    return _client().blocking_key_value_get(key, seconds * 1000).strip()
+    return client().blocking_key_value_get(f"{KEYS}/{key}", seconds * 1000).strip()
 
 
 def forget(key: str) -> None:
     """Removes the texts whose keys begin with this one and a slash."""
     if jax.process_count() > 1:
-        _client().key_value_delete(key)
-
-
-def _client() -> Any:
-    from jax._src.distributed import global_state  # it has no public name
-
-    return global_state.client
+        client().key_value_delete(f"{KEYS}/{key}")

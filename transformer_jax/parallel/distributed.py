@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from transformer_jax.errors import UserError
+from transformer_jax.parallel.hosts import PATIENCE, be_patient, meet
 from transformer_jax.parallel.mesh import BATCH_AXES, batch_shards
+from transformer_jax.parallel.watch import start_watch
 
 _START = 300  # seconds until all processes have come together
+_LOOK = 2.0  # seconds between two looks at the other processes, at most
 _PREPARED = 3600  # seconds that the others wait while one prepares data
-_waits = itertools.count()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +30,14 @@ class DistributedConfig:
       processes: how many there are.
       rank: the number of this one, from 0.
       heartbeat: seconds without a sign of life after which a process counts as dead.
+      patience: seconds that processes wait for one another at the start, and for the next step.
     """
 
     coordinator: str | None = None
     processes: int | None = None
     rank: int | None = None
     heartbeat: int = 100
+    patience: int = PATIENCE
 
     def __post_init__(self) -> None:
         given = [name for name in ("coordinator", "processes", "rank") if self._has(name)]
@@ -51,8 +53,9 @@ class DistributedConfig:
                 f"--distributed.rank {self.rank} must be in 0..{self.processes - 1}, as there are "
                 f"--distributed.processes {self.processes}."
             )
-        if self.heartbeat < 1:
-            raise ValueError("--distributed.heartbeat must be at least 1 second.")
+        for name in ("heartbeat", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--distributed.{name} must be at least 1 second.")
 
     def _has(self, name: str) -> bool:
         return getattr(self, name) is not None
@@ -67,6 +70,7 @@ def initialize(config: DistributedConfig) -> None:
     if config.coordinator is None and not _in_a_cluster():
         return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")  # CPUs have none by default
+    jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM and saves nothing
     try:
         jax.distributed.initialize(
             config.coordinator,
@@ -81,6 +85,8 @@ def initialize(config: DistributedConfig) -> None:
             f"The {config.processes or 'other'} processes of this run did not come together at "
             f"{config.coordinator or 'the address that the cluster says'}: {reason}"
         ) from error
+    be_patient(config.patience)
+    start_watch(min(config.heartbeat / 10, _LOOK), config.patience)
 
 
 def _in_a_cluster() -> bool:
@@ -111,27 +117,10 @@ def one_process_first(what: str, timeout: int = _PREPARED) -> Iterator[None]:
     """
     if jax.process_index() == 0:
         yield
-        _wait(what, timeout)
+        meet(what, timeout)
     else:
-        _wait(what, timeout)
+        meet(what, timeout)
         yield
-
-
-def _wait(what: str, timeout: int) -> None:
-    """Until all processes are here; by the coordinator, so that no device need be used."""
-    if jax.process_count() == 1:
-        return
-    # The only barrier of JAX with a time limit; that of multihost_utils waits for ever.
-    from jax._src.distributed import global_state
-
-    client: Any = global_state.client
-    try:
-        client.wait_at_barrier(f"{what} {next(_waits)}", timeout * 1000)
-    except RuntimeError as error:
-        raise UserError(
-            f"Process {jax.process_index()} waited {timeout} seconds for {what} in process 0 and "
-            f"the others, or one of them has ended; see their logs."
-        ) from error
 
 
 def host_slice(mesh: Mesh) -> tuple[int, int]:

@@ -157,3 +157,8 @@ def put_rows(tree: Any, mesh: Mesh) -> Any:
     """Splits every leaf's first axis over the slices of the batch; scalars are copied."""
     split, copied = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
     return jax.device_put(tree, jax.tree.map(lambda leaf: split if leaf.ndim else copied, tree))
+
+
+def with_layout(shape: jax.ShapeDtypeStruct, layout: Any) -> jax.ShapeDtypeStruct:
+    """A shape that says where its array is to live."""
+    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=layout)

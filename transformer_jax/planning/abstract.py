@@ -19,6 +19,7 @@ from transformer_jax.parallel.sharding import (
     batch_sharding,
     check_batch_size,
     replicated,
+    with_layout,
 )
 from transformer_jax.tasks.bert_data import BertData
 from transformer_jax.tasks.run_tokenizer import store_tokenizer
@@ -26,7 +27,7 @@ from transformer_jax.tasks.task import Task
 from transformer_jax.tasks.translation_data import TranslationData
 from transformer_jax.training.config import ExperimentConfig
 from transformer_jax.training.config_json import write_config
-from transformer_jax.training.loop import build_task, make_programs, with_layout
+from transformer_jax.training.loop import build_task, make_programs
 from transformer_jax.training.optimizer import make_optimizer
 from transformer_jax.training.step import TrainState, init_state, state_layout
 

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.traverse_util
@@ -16,7 +16,7 @@ from etils import epath
 from transformer_jax.data.pipeline import DataState
 from transformer_jax.errors import UserError
 from transformer_jax.parallel.agreement import of_first
-from transformer_jax.training.config import differences
+from transformer_jax.training.differences import fingerprint_differences, refusal
 from transformer_jax.training.manifest import DamagedCheckpoint, Manifest, versions
 from transformer_jax.training.saver import Saver, best_of
 from transformer_jax.training.step import TrainState
@@ -149,7 +149,9 @@ class Checkpoints:
         """
         self._writer().check()
 
-    def restore_newest(self, state: TrainState, fingerprint: Mapping[str, Any]) -> Restored | None:
+    def restore_newest(
+        self, state: TrainState, fingerprint: Mapping[str, Any], allow: Sequence[str] = ()
+    ) -> Restored | None:
         """Restores the newest step that is not damaged; None if there are no steps.
 
         All processes take the same one. Arguments and errors are those of `restore`.
@@ -161,7 +163,7 @@ class Checkpoints:
         step = self._newest(None)
         while step is not None:
             try:
-                found, position = self.restore(step, state, fingerprint)
+                found, position = self.restore(step, state, fingerprint, allow)
             except DamagedCheckpoint as error:
                 notes.append(str(error))
                 self._writer().pass_over(step)
@@ -178,7 +180,11 @@ class Checkpoints:
         return None
 
     def restore(
-        self, step: int, state: TrainState, fingerprint: Mapping[str, Any]
+        self,
+        step: int,
+        state: TrainState,
+        fingerprint: Mapping[str, Any],
+        allow: Sequence[str] = (),
     ) -> tuple[TrainState, DataState]:
         """Restores a state of these shapes onto these layouts, and where the data went on.
 
@@ -186,23 +192,25 @@ class Checkpoints:
           step: one of `steps()`.
           state: a `TrainState` of `jax.ShapeDtypeStruct` with shardings.
           fingerprint: of the data that training is to go on with.
+          allow: in what it may differ, see `config.fingerprint_differences`; training then goes on
+            with the beginning of the next epoch.
 
         Raises:
           DamagedCheckpoint: a file is not as it was written; all processes raise it.
           UserError: the run was trained on other data, or on arrays of other shapes or dtypes.
         """
         manifest = self._manifest(step)
-        changed = differences(dict(manifest.fingerprint), dict(fingerprint))
-        if changed:
+        before = manifest.fingerprint
+        if changed := fingerprint_differences(before, fingerprint, allow):
             raise UserError(
-                f"{self.folder} was trained on other data, which differs in\n  "
-                + "\n  ".join(changed)
-                + "\nGive back the data, or take a new --workdir."
+                f"{self.folder} was trained on other data; it differs in{refusal(changed)}"
             )
         try:
             position = DataState(**manifest.position)
         except (TypeError, ValueError) as error:  # as no run of ours writes it
             raise DamagedCheckpoint(f"{self._folders.path(step)}: {error}") from error
+        if fingerprint_differences(before, fingerprint):  # places in an epoch of other data
+            position = DataState(position.epoch + 1)
         found = verified_items(self._folders.path(step), manifest, _items(state))
         return TrainState(params=found["params"], **found["rest"]), position
 

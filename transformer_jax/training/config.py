@@ -97,31 +97,3 @@ class ExperimentConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
     mesh: MeshConfig = MeshConfig()
-
-
-# What a resumed run may change. Everything else would make it another run.
-MAY_CHANGE = (
-    "data.path",  # the data itself must be the same, which its fingerprint tells
-    "mesh",
-    "task.beam_size",
-    "task.length_penalty",
-    "train.average_last",
-    "train.checkpoint_every",
-    "train.keep",
-    "train.log_every",
-    "train.max_skipped",
-    "train.stop_at",
-)
-
-
-def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """The fields, as "name: old -> new", in which two JSON forms of a config differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        found = []
-        for key in sorted(old.keys() | new.keys()):
-            inner = f"{path}.{key}" if path else key
-            found += differences(old.get(key), new.get(key), inner)
-        return found
-    if old == new or any(f"{path}.".startswith(f"{name}.") for name in MAY_CHANGE):
-        return []
-    return [f"{path}: {old!r} -> {new!r}"]

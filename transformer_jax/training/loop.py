@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,8 +12,8 @@ import optax
 from jax.sharding import Mesh
 
 from transformer_jax.data.pipeline import DataState
-from transformer_jax.errors import UserError
 from transformer_jax.parallel.distributed import host_slice, one_process_first
+from transformer_jax.parallel.hosts import check_alike
 from transformer_jax.parallel.mesh import make_mesh
 from transformer_jax.parallel.sharding import (
     batch_sharding,
@@ -22,15 +22,16 @@ from transformer_jax.parallel.sharding import (
     replicated,
 )
 from transformer_jax.tasks.task import Task
-from transformer_jax.training.checkpoint import Checkpoints
-from transformer_jax.training.config import ExperimentConfig, TrainConfig, differences
-from transformer_jax.training.config_json import read_json, to_json, write_config
+from transformer_jax.training.config import ExperimentConfig, TrainConfig
+from transformer_jax.training.config_json import write_config
+from transformer_jax.training.differences import fingerprint_differences
 from transformer_jax.training.metrics import Clock, Display, MetricsLog
 from transformer_jax.training.optimizer import make_optimizer
 from transformer_jax.training.profile import Tracer
+from transformer_jax.training.resume import only_run_in, open_checkpoints, resume
 from transformer_jax.training.skip_watch import SkipWatch
-from transformer_jax.training.start import starting_params
-from transformer_jax.training.step import TrainState, init_state, make_train_step, state_layout
+from transformer_jax.training.step import TrainState, make_train_step
+from transformer_jax.training.stopping import Stop, Stopped, heeding_signals
 from transformer_jax.typing import Batch, Metrics, Params, Terms
 
 
@@ -47,6 +48,7 @@ def train(
     *,
     profile: bool = False,
     programs: Programs | None = None,
+    allow: Sequence[str] = (),
 ) -> tuple[Programs, dict[str, float]]:
     """Trains, or goes on training, the run in `workdir`.
 
@@ -56,27 +58,42 @@ def train(
       workdir: gets config.json, metrics.jsonl, tensorboard/, checkpoints/ and the task's files.
       profile: traces a few steps into workdir/profile, for TensorBoard or Perfetto.
       programs: those of a run that differs in nothing but its seed; None compiles them.
+      allow: fields in which the config, or the data, may differ from the run in the workdir.
 
     Returns:
       What was compiled, and what the last validation of this start found; nothing if there was
       nothing left to do.
 
     Raises:
-      UserError: bad data, a mesh that does not divide, a workdir of another run, or too many
-        skipped updates in a row.
+      UserError: bad data, a mesh that does not divide, a workdir of another run or in use by one,
+        processes that differ, a save that failed, or too many skipped updates in a row.
+      Stopped: by SIGTERM or Ctrl-C; the last step is saved.
     """
+    with heeding_signals() as stop, only_run_in(workdir, config):
+        return _train(config, workdir, profile, programs, allow, stop)
+
+
+def _train(
+    config: ExperimentConfig,
+    workdir: Path,
+    profile: bool,
+    programs: Programs | None,
+    allow: Sequence[str],
+    stop: Stop,
+) -> tuple[Programs, dict[str, float]]:
     # Act 1: the devices, the task on them, and its state, restored or fresh.
     settings = config.train
     mesh = make_mesh(config.mesh)
     rows = settings.batch_size // settings.microbatches
     check_batch_size(rows, mesh, "train.batch_size / train.microbatches")
-    checkpoints = _open(workdir, config)
+    checkpoints = open_checkpoints(workdir, config, allow)
     with one_process_first("its data and its tokenizer"):
         task = build_task(config, workdir, mesh)
         summary = task.summary  # reads the data: what is bad there shows before this is a run
+    check_alike("their data", dict(task.fingerprint), fingerprint_differences)
     host, hosts = host_slice(mesh)
     optimizer = make_optimizer(config.optimizer, settings.steps)
-    state, position, layout, notes = _start(task, optimizer, checkpoints, settings, mesh)
+    state, position, layout, notes = resume(task, optimizer, checkpoints, settings, mesh, allow)
     first_step = int(state.step)
     last_step = min(settings.steps, settings.stop_at or settings.steps)
 
@@ -111,6 +128,7 @@ def train(
             watch.look(step, batch, metrics)
             clock.count(task.count_tokens(batch) * hosts)
             checkpoints.check()
+            stopped = stop.asked(f"step {step}", metrics)
 
             validates = step % settings.checkpoint_every == 0 or step == last_step
             if validates or step % settings.log_every == 0:
@@ -121,12 +139,16 @@ def train(
                 display.update(step, metrics)
                 if validates:
                     with clock.paused():
-                        valid = mean_loss(state.params, "valid")
+                        valid = mean_loss(state.params, "valid", stop)
                         valid = {f"valid_{name}": value for name, value in valid.items()}
                         checkpoints.save(state, position, task.fingerprint, valid)
                     display.say(f"step {step}/{last_step}  {_line(valid)}  saving checkpoint")
                     metrics |= valid
                 log.write(step, metrics)
+            if stopped and not validates:
+                checkpoints.save(state, position, task.fingerprint, {})
+            if stop.agreed:
+                raise Stopped(stop.agreed, step)
     finally:
         display.close()
         tracer.close()
@@ -160,32 +182,6 @@ def make_programs(
     return Programs(train_step, make_terms(task))
 
 
-def _start(
-    task: Task,
-    optimizer: optax.GradientTransformation,
-    checkpoints: Checkpoints,
-    settings: TrainConfig,
-    mesh: Mesh,
-) -> tuple[TrainState, DataState, Any, list[str]]:
-    """The state to go on from, where its data goes on, the state's layout, and what to say."""
-
-    def init(key: jax.Array) -> TrainState:
-        return init_state(task.init_params(key), optimizer)
-
-    key = jax.random.key(settings.seed)
-    shapes = jax.eval_shape(init, key)
-    layout = state_layout(shapes, mesh, task.sharding_rules)
-    # All processes take the same step, which the removal of left-overs by one does not change.
-    notes = checkpoints.clean_up() if jax.process_index() == 0 else []
-    wanted = jax.tree.map(with_layout, shapes, layout)
-    restored = checkpoints.restore_newest(wanted, task.fingerprint)
-    if restored is None:  # parameters are born where they are to live
-        state = jax.jit(init, out_shardings=layout)(key)
-        params = starting_params(task, state.params, settings.init_from)
-        return state.replace(params=params), DataState(), layout, notes
-    return restored.state, restored.position, layout, notes + restored.notes
-
-
 def build_task(config: ExperimentConfig, workdir: Path, mesh: Mesh) -> Task:
     """Builds the config's task on a mesh."""
     return config.task.build(
@@ -205,40 +201,27 @@ def make_terms(task: Task) -> Callable[[Params, Batch], Terms]:
 
 def make_mean_loss(
     task: Task, mesh: Mesh, terms: Callable[[Params, Batch], Terms]
-) -> Callable[[Params, str], dict[str, float]]:
-    """Makes `mean_loss(params, split) -> {"loss": ..., each term's mean}`, by `make_terms`."""
+) -> Callable[..., dict[str, float]]:
+    """Makes `mean_loss(params, split) -> {"loss": ..., each term's mean}`, by `make_terms`.
 
-    def mean_loss(params: Params, split: str) -> dict[str, float]:
+    With a `Stop` as third argument it gives nothing where the run is to stop.
+    """
+
+    def mean_loss(params: Params, split: str, stop: Stop | None = None) -> dict[str, float]:
         total: dict[str, np.ndarray] = {}
         for batch in task.eval_batches(split, *host_slice(mesh)):
+            if stop is not None and stop.agreed:
+                return {}
             with jax.set_mesh(mesh):
                 found = terms(params, put_batch(batch, mesh))
+            if stop is not None:
+                stop.asked(f"the evaluation on {split}", found)
             for name, pair in found.items():
                 total[name] = total.get(name, np.zeros(2)) + np.asarray(pair, np.float64)
         means = {name: float(value / max(weight, 1e-9)) for name, (value, weight) in total.items()}
         return {"loss": sum(c * means[k] for k, c in task.coefficients.items())} | means
 
     return mean_loss
-
-
-def _open(workdir: Path, config: ExperimentConfig) -> Checkpoints:
-    """The checkpoints in the workdir, if it is new, or holds this very run."""
-    path, now = workdir / "config.json", to_json(config)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        checkpoints = Checkpoints(workdir, keep=config.train.keep, config=now)
-        if checkpoints.latest() is None:  # nothing was trained here, so nothing can be lost
-            path.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"--workdir {workdir} cannot be used: {error.strerror}.") from error
-    changed = differences(read_json(path), now) if path.exists() else []
-    if changed:
-        raise UserError(
-            f"{workdir} holds another run; it differs in\n  "
-            + "\n  ".join(changed)
-            + "\nTake back the change, or take a new --workdir."
-        )
-    return checkpoints
 
 
 def _numbered(
@@ -254,11 +237,6 @@ def _profiled(first_step: int, last_step: int) -> range:
     """Five steps, after the compilation if the run is long enough."""
     begin = max(min(first_step + 10, last_step - 4), first_step + 1)
     return range(begin, begin + 5)
-
-
-def with_layout(shape: jax.ShapeDtypeStruct, layout: Any) -> jax.ShapeDtypeStruct:
-    """A shape that says where its array is to live."""
-    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=layout)
 
 
 def num_params(params: Params) -> int:

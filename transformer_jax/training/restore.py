@@ -12,11 +12,11 @@ from jax.sharding import Mesh
 from transformer_jax.errors import UserError
 from transformer_jax.layers.kernels import FUSED
 from transformer_jax.parallel.mesh import MeshConfig, make_mesh
-from transformer_jax.parallel.sharding import shardings
+from transformer_jax.parallel.sharding import shardings, with_layout
 from transformer_jax.tasks.task import Task
 from transformer_jax.training.checkpoint import Checkpoints
 from transformer_jax.training.config import ExperimentConfig
-from transformer_jax.training.loop import build_task, with_layout
+from transformer_jax.training.loop import build_task
 from transformer_jax.typing import Params
 
 

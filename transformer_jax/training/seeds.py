@@ -12,26 +12,29 @@ from transformer_jax.training.config import ExperimentConfig
 from transformer_jax.training.loop import Programs, train
 
 
-def train_seeds(config: ExperimentConfig, workdir: Path, count: int) -> list[dict[str, float]]:
+def train_seeds(
+    config: ExperimentConfig, workdir: Path, count: int, allow: Sequence[str] = ()
+) -> list[dict[str, float]]:
     """Trains runs that differ in nothing but their seed, with one compilation.
 
     Args:
       config: of the first run; the next ones have the next seeds.
       workdir: gets a folder for each run, see `seed_folders`.
       count: how many.
+      allow: as of `train`.
 
     Returns:
       What the last validation of each found; nothing for a run that was finished before.
 
     Raises:
-      UserError: of `train`.
+      UserError, Stopped: of `train`.
     """
     programs: Programs | None = None
     results = []
     for seed in range(config.train.seed, config.train.seed + count):
         settings = dataclasses.replace(config.train, seed=seed)
         one = dataclasses.replace(config, train=settings)
-        programs, valid = train(one, workdir / f"seed_{seed}", programs=programs)
+        programs, valid = train(one, workdir / f"seed_{seed}", programs=programs, allow=allow)
         results.append(valid)
     return results
 
