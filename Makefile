@@ -6,12 +6,13 @@ BERT_WORKDIR ?= runs/demo_bert
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
-.PHONY: help setup test parity demo demo-bert lint format types clean
+.PHONY: help setup test parity faults faults-short demo demo-bert lint format types clean
 
 help:
 	@echo "make setup    install the library and its tools into .venv"
 	@echo "make test     run the tests (all but tests/parity)"
 	@echo "make parity   compare with PyTorch: installs torch, runs tests/parity"
+	@echo "make faults   do to runs what can befall one (docs/reliability.md); faults-short: a few"
 	@echo "make demo     train a small translator, evaluate it, show its attention (WORKDIR=$(WORKDIR))"
 	@echo "make demo-bert   pretrain a tiny BERT, evaluate it, fill masks (BERT_WORKDIR=$(BERT_WORKDIR))"
 	@echo "make lint     ruff's rules and formatting; 'make format' repairs them"
@@ -35,6 +36,12 @@ test: setup
 
 parity: .venv/installed-parity
 	$(BIN)/python -m pytest -n auto --dist loadfile tests/parity
+
+faults: setup
+	$(BIN)/python -m tests.faults
+
+faults-short: setup
+	$(BIN)/python -m tests.faults --short
 
 demo: setup
 	$(BIN)/python train.py --config configs/translate_demo.py --workdir $(WORKDIR)

@@ -76,7 +76,7 @@ def test_a_field_that_is_allowed_may_differ_and_then_is_the_runs(copy, data):
 
 
 def test_what_cannot_be_restored_is_refused_though_it_is_allowed(copy, data):
-    with pytest.raises(UserError, match="model of other shapes"):
+    with pytest.raises(UserError, match="another model or optimizer"):
         train(changed(config_for(data), "model", width=32), copy, allow=["model"])
 
 
