@@ -1,5 +1,6 @@
 """Checkpoints in stores of objects, gs:// and s3://, by the same code: here in memory."""
 
+import dataclasses
 import errno
 import itertools
 from pathlib import Path
@@ -17,10 +18,13 @@ from tests.training.small_states import (
     shapes_of,
     state_at,
 )
+from tests.training.test_loop import config_for
 from transformer_jax.data.pipeline import DataState
 from transformer_jax.errors import UserError
 from transformer_jax.training.checkpoint import Checkpoints
+from transformer_jax.training.loop import train
 from transformer_jax.training.manifest import DamagedCheckpoint
+from transformer_jax.training.restore import restore_run
 
 SHAPES = shapes_of(state_at(1))
 numbers = itertools.count()
@@ -60,6 +64,10 @@ def workdir(request, monkeypatch):
 
 def newest(workdir):
     return Checkpoints(workdir).restore_newest(SHAPES, FINGERPRINT)
+
+
+def with_settings(config, **changes):
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, **changes))
 
 
 def names_in(workdir):
@@ -113,3 +121,22 @@ def test_a_store_without_its_package_is_a_clear_error(monkeypatch):
     monkeypatch.setattr(fsspec, "filesystem", missing)
     with pytest.raises(UserError, match="az://bucket/run: Please install adlfs"):
         Checkpoints("az://bucket/run")
+
+
+def test_a_run_keeps_its_checkpoints_in_a_store_goes_on_from_there_and_is_restored(
+    workdir, tmp_path, pairs_folder, capsys
+):
+    config = config_for(pairs_folder, stop_at=4, checkpoint_every=2, checkpoint_dir=workdir)
+    train(config, tmp_path / "run")
+    assert names_in(workdir) == ["2", "4"] and not (tmp_path / "run" / "checkpoints").exists()
+    (tmp_path / "run" / "config.json").unlink()  # its checkpoints still know what it was
+    with pytest.raises(UserError, match="train.seed: 0 -> 1"):
+        train(with_settings(config, seed=1), tmp_path / "run")
+    train(with_settings(config, stop_at=6), tmp_path / "run")
+    assert "restored step 4" in capsys.readouterr().out
+    assert restore_run(config, tmp_path / "run").steps == [6]
+
+
+def test_a_workdir_in_a_store_is_refused(pairs_folder, workdir):
+    with pytest.raises(UserError, match="train.checkpoint_dir gs://BUCKET"):
+        train(config_for(pairs_folder), Path(workdir))

@@ -17,7 +17,7 @@ from transformer_jax.data.pipeline import DataState
 from transformer_jax.errors import UserError
 from transformer_jax.parallel.agreement import of_first
 from transformer_jax.training.differences import fingerprint_differences, refusal
-from transformer_jax.training.manifest import DamagedCheckpoint, Manifest, versions
+from transformer_jax.training.manifest import DamagedCheckpoint, Manifest, read_manifest, versions
 from transformer_jax.training.saver import Saver, best_of
 from transformer_jax.training.step import TrainState
 from transformer_jax.training.step_folders import StepFolders
@@ -50,7 +50,7 @@ class Checkpoints:
     manifest is there, which is written last; what is restored has been verified against it.
 
     Args:
-      workdir: the run's folder, perhaps gs://BUCKET/PATH.
+      workdir: the run's folder, or where else its checkpoints go, perhaps gs://BUCKET/PATH.
       keep: newest steps that stay when another one is finished.
       config: the run's, as JSON, for the manifests.
       read_only: nothing will be saved; the folder must be there.
@@ -110,6 +110,13 @@ class Checkpoints:
             with self._naming_others(step):
                 found[step] = self._manifest(step)
         return best_of(found)
+
+    def config(self) -> Any:
+        """The config, as JSON, of the newest step whose manifest can be read; None without one."""
+        for step in reversed(self.steps()):
+            with contextlib.suppress(DamagedCheckpoint):
+                return read_manifest(self._folders.path(step), step).config
+        return None
 
     def save(
         self,

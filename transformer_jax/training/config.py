@@ -28,6 +28,8 @@ class TrainConfig:
       seed: initial parameters, dropout, order of the data.
       log_every: updates between two lines of metrics.
       checkpoint_every: updates between two validations, each with a checkpoint after it.
+      checkpoint_dir: where checkpoints/ is, if not in the workdir, such as gs://BUCKET/PATH or
+        s3://BUCKET/PATH (for which gcsfs or s3fs must be installed).
       keep: newest checkpoints that are kept; the best by validation loss is kept too.
       average_last: newest checkpoints whose mean is evaluated.
       spike_sigmas: skips an update whose loss or gradient norm is so many standard deviations above
@@ -48,6 +50,7 @@ class TrainConfig:
     seed: int = 0
     log_every: int = 50
     checkpoint_every: int = 1000
+    checkpoint_dir: str | None = None
     keep: int = 3
     average_last: int = 1
     spike_sigmas: float | None = None

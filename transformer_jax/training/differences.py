@@ -15,6 +15,7 @@ MAY_CHANGE = (
     "task.beam_size",
     "task.length_penalty",
     "train.average_last",
+    "train.checkpoint_dir",
     "train.checkpoint_every",
     "train.keep",
     "train.log_every",

@@ -49,7 +49,7 @@ def restore_run(
         raise UserError("A trained model is used in one process; start it on one host alone.")
     if average is not None and not 1 <= average <= config.train.keep:
         raise UserError(f"--average {average}: this run keeps 1 to {config.train.keep} steps.")
-    checkpoints = Checkpoints(workdir, read_only=True)
+    checkpoints = Checkpoints(config.train.checkpoint_dir or workdir, read_only=True)
     last = _find_step(checkpoints, step)
     if average is None:
         average = config.train.average_last if step == "latest" else 1

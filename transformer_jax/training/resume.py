@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,11 @@ def only_run_in(workdir: Path, config: ExperimentConfig) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         with one_process_first(f"the folder {workdir}"):
             if jax.process_index() == 0:
+                if re.match("[a-z0-9]+:/", str(workdir)):
+                    raise UserError(
+                        f"--workdir {workdir} must be a folder on a disk. Checkpoints alone may be "
+                        f"in a store: --train.checkpoint_dir gs://BUCKET/PATH."
+                    )
                 try:
                     workdir.mkdir(parents=True, exist_ok=True)
                     held.enter_context(alone_in(workdir))
@@ -52,12 +58,13 @@ def open_checkpoints(workdir: Path, config: ExperimentConfig, allow: Sequence[st
     """The checkpoints in the workdir, if it is new, or holds this very run."""
     path, now = workdir / "config.json", to_json(config)
     try:
-        checkpoints = Checkpoints(workdir, keep=config.train.keep, config=now)
+        folder = config.train.checkpoint_dir or workdir
+        checkpoints = Checkpoints(folder, keep=config.train.keep, config=now)
         if checkpoints.latest() is None:  # nothing was trained here, so nothing can be lost
             path.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"--workdir {workdir} cannot be used: {error.strerror}.") from error
-    before = read_json(path) if path.exists() else now
+    before = (read_json(path) if path.exists() else checkpoints.config()) or now
     check_allowed(allow, before, now)
     if changed := differences(before, now, allow):
         raise UserError(f"{workdir} holds another run; it differs in{refusal(changed)}")

@@ -32,7 +32,12 @@ def train_seeds(
     programs: Programs | None = None
     results = []
     for seed in range(config.train.seed, config.train.seed + count):
-        settings = dataclasses.replace(config.train, seed=seed)
+        elsewhere = config.train.checkpoint_dir
+        settings = dataclasses.replace(
+            config.train,
+            seed=seed,
+            checkpoint_dir=None if elsewhere is None else f"{elsewhere}/seed_{seed}",
+        )
         one = dataclasses.replace(config, train=settings)
         programs, valid = train(one, workdir / f"seed_{seed}", programs=programs, allow=allow)
         results.append(valid)
