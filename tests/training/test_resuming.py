@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from tests.training.test_loop import config_for, last_state, losses
 from transformer_jax.parallel.mesh import MeshConfig, make_mesh
@@ -15,7 +16,7 @@ WAY = [
     (4, 8, MeshConfig(fsdp=2, model=2)),
     (9, 1, MeshConfig()),
     (14, 4, MeshConfig()),
-    (STEPS, 8, MeshConfig(data=2, model=4)),
+    (STEPS, 8, MeshConfig(data=2, fsdp=4)),
 ]
 
 
@@ -23,20 +24,20 @@ WAY = [
 def seen(monkeypatch):
     """What runs train on, and the parameters that each start begins with."""
     found = {"batches": [], "params": None}
-    numbered, start = loop._numbered, loop._start
+    numbered, resume = loop._numbered, loop.resume
 
     def numbered_batches(*args):
         for step, batch, position in numbered(*args):
             found["batches"].append((step, batch, position))
             yield step, batch, position
 
-    def start_state(*args):
-        state, *rest = start(*args)
+    def resumed(*args):
+        state, *rest = resume(*args)
         found["params"] = jax.tree.map(np.array, state.params)
         return state, *rest
 
     monkeypatch.setattr(loop, "_numbered", numbered_batches)
-    monkeypatch.setattr(loop, "_start", start_state)
+    monkeypatch.setattr(loop, "resume", resumed)
     return found
 
 
@@ -54,9 +55,11 @@ def test_a_run_that_moves_between_devices_is_that_which_never_did(
         before = last_state(moved)[0] if step > WAY[0][0] else None
         train_on(moved, step, devices, mesh)
         if before is not None:  # restored bitwise on the other devices
-            saved = [array for path, array in before if path[0].idx == 0]
-            for a, b in zip(saved, jax.tree.leaves(seen["params"]), strict=True):
-                np.testing.assert_array_equal(a, b)
+            saved = {name: array for name, array in before if name.startswith("params/")}
+            found = flatten_dict({"params": seen["params"]}, sep="/")
+            assert saved.keys() == found.keys()
+            for name, array in saved.items():
+                np.testing.assert_array_equal(array, found[name])
     assert losses(moved).keys() == losses(once).keys() == set(range(1, STEPS + 1))
     for step, loss in losses(once).items():
         assert losses(moved)[step] == pytest.approx(loss, rel=1e-6), step

@@ -98,7 +98,7 @@ def check_allowed(allow: Sequence[str], *configs: Any) -> None:
         near = difflib.get_close_matches(name, sorted(known), cutoff=0.8)
         group = name.partition(".")[0]
         inside = sorted(n for n in known if n.startswith(f"{group}.")) or sorted(
-            n for n in known if "." not in n
+            n for n in known if "." not in n and n != "class"
         )
         hint = f"Do you mean {' or '.join(near)}?" if near else f"There are {', '.join(inside)}."
         raise UserError(f"--allow {name}: no field has this name. {hint}")

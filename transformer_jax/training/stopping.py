@@ -84,10 +84,9 @@ class Stop:
         return self.agreed
 
     def hear(self, number: int, frame: FrameType | None) -> None:
-        """Handles a signal: notes it, or before the first step ends what is done."""
-        if self._begun:
-            self.heard = number
-        else:
+        """Handles a signal: notes it, and before the first step ends what is done."""
+        self.heard = number  # the first step heeds it where Python drops what is raised: in __del__
+        if not self._begun:
             self.resent = raise_now_or_again(Stopped(number), number, frame)
 
 
