@@ -141,15 +141,7 @@ def bert_from(
     architecture = (settings.get("architectures") or [""])[0]
     there = kind_of(given, family, architecture)
     kind = kind or there
-    if (
-        kind not in KINDS
-        or kind not in ("encoder", there)
-        and (kind, there)
-        != (
-            "masked_lm",
-            "pretraining",
-        )
-    ):
+    if kind not in _possible(there, given):
         raise UserError(f"{weights} holds no {kind!r}: it is of the kind {there!r}.")
     names = names_of(family, kind)
     pooler = f"{names('bert/pooler/bias', 0)[0].rpartition('.')[0]}."
@@ -262,6 +254,13 @@ def _positions_from(pretrained: PretrainedBert, first: int) -> PretrainedBert:
     return dataclasses.replace(pretrained, config=config, params=params)
 
 
+def _possible(there: Kind, given: Mapping[str, np.ndarray]) -> tuple[Kind, ...]:
+    """The kinds that a checkpoint may be read as; what it lacks for one is said later."""
+    if there == "encoder" and any(map(is_of_head, given)):  # of a head that no class tells
+        return KINDS
+    return ("encoder", there, "masked_lm") if there == "pretraining" else ("encoder", there)
+
+
 def _take_copies(given: dict[str, np.ndarray], family: str, names: Any) -> list[str]:
     """Takes tied tensors out; says which are not what they have to be."""
     problems = []
@@ -281,10 +280,9 @@ def _leave_out(
     given: dict[str, np.ndarray], used: set[str], family: str, kind: Kind, there: Kind, weights: str
 ) -> None:
     """Takes out what this kind of model has no place for; says so if nobody asked for it."""
-    spare = [
-        n for n in given if n.startswith(f"{family}.pooler.") or kind != there and is_of_head(n)
-    ]
-    if lost := [name for name in spare if name not in used]:
+    needless = kind != there or kind == "encoder"
+    spare = [n for n in given if n.startswith(f"{family}.pooler.") or needless and is_of_head(n)]
+    if lost := sorted(name for name in spare if name not in used):
         for name in lost:
             del given[name]
         if kind == there:
