@@ -20,7 +20,8 @@ from transformer_jax import BertConfig, BertPretraining, load_pretrained, save_p
 from transformer_jax.data.byte_bpe import ByteBpeTokenizer
 from transformer_jax.data.wordpiece import WordPieceTokenizer
 from transformer_jax.errors import UserError
-from transformer_jax.interop.bert import PretrainedBert, report
+from transformer_jax.interop.bert import PretrainedBert
+from transformer_jax.interop.bert_saving import report
 from transformer_jax.interop.huggingface import is_pretrained
 
 SIZES = dict(
@@ -252,7 +253,9 @@ def test_the_report_has_a_line_for_each_tensor(folder):
     assert len(lines) == len(tensors_in(folder))
     (line,) = [line for line in lines if "encoder.layer.2.attention.self.query.weight" in line]
     values = tensors_in(folder)["bert.encoder.layer.2.attention.self.query.weight"]
-    assert line.startswith("bert/encoder/layer/self_attention/query/kernel[2] <- ")
+    name = "bert.encoder.layer.2.attention.self.query.weight"
+    path = "bert/encoder/layer/self_attention/query/kernel[2]"
+    assert line.startswith(f"ok: {path} [12, 3, 4] <- {name} [12, 12] mean ")
     assert f"mean {values.mean():.4g} deviation {values.std():.4g}" in line
 
 
@@ -362,3 +365,36 @@ def test_a_family_that_tensors_do_not_tell_is_not_guessed(tmp_path, family):
         return
     with pytest.warns(UserWarning, match=f"read as '{family}'"):
         assert load_pretrained(tmp_path).kind == "encoder"
+
+
+@pytest.mark.parametrize("labels", [("no",), ("no", "yes", "maybe")])
+def test_that_a_text_may_have_several_labels_is_kept(tmp_path, labels):
+    own = dataclasses.replace(pretrained("bert", "classification"), labels=labels)
+    head = {
+        "head": {"dense": {"kernel": jnp.ones((12, len(labels))), "bias": jnp.ones(len(labels))}}
+    }
+    own = dataclasses.replace(own, params=own.params | head, multi_label=True)
+    save_pretrained(tmp_path, own)
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["problem_type"] == "multi_label_classification"
+    loaded = load_pretrained(tmp_path)
+    assert dataclasses.replace(loaded, params={}) == dataclasses.replace(own, params={})
+    assert_params_equal(loaded.params, own.params)
+
+
+def test_a_regression_of_several_numbers_is_refused(tmp_path):
+    save_pretrained(tmp_path, pretrained("bert", "classification"))
+    edit(tmp_path, problem_type="regression")
+    assert "a regression of 3 numbers cannot be read" in message_of(tmp_path)
+
+
+def test_whole_numbers_stand_for_fractions(folder):
+    edit(folder, initializer_range=1, layer_norm_eps=1)
+    config = load_pretrained(folder).config
+    assert (config.init_std, config.norm_epsilon) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("value", ["x", -1, 1, True])
+def test_a_dropout_of_a_head_that_cannot_be_is_named(folder, value):
+    edit(folder, classifier_dropout=value)
+    assert f"classifier_dropout={value!r} cannot be" in message_of(folder)

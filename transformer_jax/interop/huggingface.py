@@ -14,6 +14,7 @@ from transformer_jax.interop import (
     bert,
     bert_config,
     bert_names,
+    bert_saving,
     marian,
     marian_config,
     originals,
@@ -123,6 +124,6 @@ def save_pretrained(folder: str | os.PathLike[str], pretrained: Pretrained) -> N
         folder cannot be written.
     """
     if isinstance(pretrained, PretrainedBert):
-        bert.save_bert(Path(folder), pretrained)
+        bert_saving.save_bert(Path(folder), pretrained)
     else:
         marian.save_marian(Path(folder), pretrained)
