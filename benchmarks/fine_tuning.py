@@ -108,7 +108,7 @@ def run_ours(args, steps, seed, programs):
     workdir = args.output / f"seed_{seed}"
     config = with_sizes(config, workdir)
     programs, _ = train(config, workdir, programs=programs)
-    metrics, _ = evaluate(config, workdir)
+    metrics = evaluate(config, workdir).metrics
     return metrics["accuracy"], time.perf_counter() - begin, programs
 
 

@@ -55,6 +55,43 @@ def test_label_numbers_stand_for_the_classes_of_glue(tmp_path, capfd):
     assert "matthews" in json.loads(capfd.readouterr().out.splitlines()[-1])
 
 
+def write_mnli(folder):
+    head, classes = "index\tsentence1\tsentence2\tgold_label", "entailment neutral contradiction"
+    rows = [f"{i}\twa wb\tw{'cde'[i % 3]} wf\t{classes.split()[i % 3]}" for i in range(12)]
+    (folder / "dev_matched.tsv").write_text("\n".join([head, *rows]) + "\n")
+    return f"glue:mnli:{folder}"
+
+
+def accuracy_of(capfd, data, model, *more):
+    assert evaluate.main(flags(data, model, "--split", "valid", *more)) == 0
+    return json.loads(capfd.readouterr().out.splitlines()[-1])["accuracy"]
+
+
+def test_classes_of_glue_are_matched_by_name_whatever_their_case_and_order(tmp_path, capfd):
+    names, data = ("contradiction", "neutral", "entailment"), write_mnli(tmp_path)
+    write_encoder(tmp_path / "lower", "classification", labels=names)
+    write_encoder(tmp_path / "upper", "classification", labels=tuple(map(str.upper, names)))
+    write_encoder(tmp_path / "other", "classification", labels=("NO", "MAYBE", "YES"))
+    want = accuracy_of(capfd, data, tmp_path / "lower")
+    assert accuracy_of(capfd, data, tmp_path / "upper") == want
+    assert accuracy_of(capfd, data, tmp_path / "other", "--labels", ",".join(names)) == want
+    assert evaluate.main(flags(data, tmp_path / "other", "--split", "valid")) == 1
+    err = capfd.readouterr().err
+    assert "classes are NO, MAYBE, YES, those of GLUE's mnli entailment, neutral, contr" in err
+    for wrong in ("a,b", "a,b,b"):
+        assert evaluate.main(flags(data, tmp_path / "other", "--labels", wrong)) == 1
+        assert "--labels must name 3 different classes" in capfd.readouterr().err
+
+
+def test_that_numbered_classes_of_three_are_taken_in_glue_s_order_is_said(tmp_path, capfd):
+    data, names = write_mnli(tmp_path), ("LABEL_0", "LABEL_1", "LABEL_2")
+    write_encoder(tmp_path / "model", "classification", labels=names)
+    with pytest.warns(UserWarning, match="are taken for entailment, neutral, contradiction"):
+        want = accuracy_of(capfd, data, tmp_path / "model")
+    order = "entailment,neutral,contradiction"
+    assert accuracy_of(capfd, data, tmp_path / "model", "--labels", order) == want
+
+
 @pytest.mark.parametrize(
     ("kind", "config", "more", "complaint"),
     [
@@ -65,6 +102,8 @@ def test_label_numbers_stand_for_the_classes_of_glue(tmp_path, capfd):
         ("classification", "classify", ["--step", "best"], "are of runs, and --model names none"),
         ("classification", "classify", ["--split", "dev"], "--split 'dev' is none of train"),
         ("classification", "nothing", [], "nothing.py does not exist"),
+        ("classification", "classify", ["--threshold", "1"], "--threshold is of finding answers"),
+        ("classification", "classify", ["--predictions", "x"], "--predictions is of finding answ"),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path, capfd, kind, config, more, complaint):
@@ -84,6 +123,7 @@ def test_what_no_run_knows_is_refused(tmp_path, capfd):
     assert "name a config of it" in capfd.readouterr().err
     for wrong in (
         ["--workdir", "x", "--data.row_length", "3"],
+        ["--workdir", "x", "--labels", "a,b"],
         [],
         ["--workdir", "x", "--model", "y"],
     ):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from tests.cli.encoders import write_encoder
 from tests.interop import test_fairseq as fairseq
 from transformer_jax import load_pretrained
 from transformer_jax.cli import export as export_cli
@@ -55,5 +56,42 @@ def test_a_fairseq_checkpoint_becomes_a_folder_with_a_report(tmp_path, capfd):
     loaded = load_pretrained(output)
     tensors = safetensors.numpy.load_file(output / "model.safetensors")
     assert len(report) == len(tensors) and loaded.kind == "masked_lm"
+    assert all(line.startswith("ok: bert/") or "mlm_head/" in line for line in report)
     want = load_pretrained(tmp_path / "model.pt")
     jax.tree.map(np.testing.assert_array_equal, loaded.params, want.params)
+
+
+def test_a_report_names_every_tensor_before_it_fails(tmp_path, capfd):
+    write_encoder(tmp_path, "tagging", labels=("O", "B-x"), pooler=False)
+    file = tmp_path / "model.safetensors"
+    tensors = safetensors.numpy.load_file(file)
+    layer = "bert.encoder.layer.0"
+    lost = [name for name in tensors if name.startswith("bert.encoder.layer.1.")]
+    whole, missing = len(tensors), len(lost)
+    for i in range(missing):
+        tensors[f"odd.{i}"] = tensors.pop(lost[i])
+    tensors[f"{layer}.output.dense.weight"] = np.zeros((32, 16), np.float32)
+    tensors["bert.pooler.dense.bias"] = np.zeros(16, np.float32)
+    safetensors.numpy.save_file(tensors, file)
+    with pytest.warns(UserWarning, match="has no use for bert.pooler.dense.bias"):
+        assert export_cli.main(["--model", str(tmp_path), "--report"]) == 1
+    out, err = capfd.readouterr()
+    lines = out.splitlines()
+    assert "and 13 more" in err
+    kinds = [line.partition(":")[0] for line in lines]
+    assert kinds.count("ok") == whole - missing - 1
+    assert kinds.count("missing") == kinds.count("unknown") == missing == 16
+    assert f"misshapen: {layer}.output.dense.weight [32, 16], not [16, 32]" in lines
+    assert "left out: bert.pooler.dense.bias" in lines
+    path = "bert/encoder/layer/feed_forward/up/kernel[0]"
+    assert f"ok: {path} [16, 32] <- {layer}.intermediate.dense.weight [32, 16]" in lines
+
+
+def test_a_report_goes_without_writing(tmp_path, capfd):
+    write_encoder(tmp_path / "model", "masked_lm", pooler=False)
+    assert export_cli.main(["--model", str(tmp_path / "model"), "--report"]) == 0
+    tensors = safetensors.numpy.load_file(tmp_path / "model/model.safetensors")
+    assert len(capfd.readouterr().out.splitlines()) == len(tensors)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    with pytest.raises(SystemExit):
+        export_cli.main(["--model", str(tmp_path / "model")])

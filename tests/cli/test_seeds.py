@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from tests.cli.encoders import write_encoder
+from tests.tasks.fine_tuning import flags as flags_of
 from transformer_jax.cli import evaluate, train
 from transformer_jax.training import loop
 from transformer_jax.training.seeds import seed_folders, spread, spread_table
@@ -59,3 +61,28 @@ def test_the_spread_is_of_the_figures_that_all_have():
         "over 3 seeds: median (least to most)",
         "a: 2 (1 to 3)",
     ]
+
+
+def test_seeds_of_a_fine_tuning_have_a_spread_and_files_of_each_data_set(
+    tmp_path, capfd, quick_compilation
+):
+    """Of MNLI, whose second validation set does not take the place of the first one's figures."""
+    write_encoder(tmp_path / "start", "encoder")
+    head = "index\tsentence1\tsentence2\tgold_label"
+    classes = ("entailment", "neutral", "contradiction")
+    rows = [f"{i}\twa wb\tw{'cde'[i % 3]} wf\t{classes[i % 3]}" for i in range(12)]
+    for name in ("train", "dev_matched", "dev_mismatched"):
+        (tmp_path / f"{name}.tsv").write_text("\n".join([head, *rows]) + "\n")
+    run, more = tmp_path / "run", "--optimizer.frozen embedding --optimizer.frozen_layers 1"
+    rows = dict(row_length=40, row_examples=4)
+    steps = "--train.steps 2 --train.checkpoint_every 2 --seeds 2".split()
+    arguments = flags_of("classify", f"glue:mnli:{tmp_path}", tmp_path / "start", run, rows, *steps)
+    assert train.main([*arguments, *more.split()]) == 0, capfd.readouterr().err
+    capfd.readouterr()
+    for name in ("mnli", "mnli_mismatched"):
+        where = ["--data.path", f"glue:{name}:{tmp_path}", "--split", "valid"]
+        assert evaluate.main(["--workdir", str(run), *where]) == 0, capfd.readouterr().err
+        found = json.loads(capfd.readouterr().out.splitlines()[-1])
+        assert found["seeds"] == 2 and found["accuracy_least"] <= found["accuracy"]
+    names = {path.name for path in (run / "seed_1").glob("eval_*.json")}
+    assert names == {"eval_valid.json", "eval_valid_mnli_mismatched.json"}

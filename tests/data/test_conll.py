@@ -167,3 +167,11 @@ def test_labels_against_a_loop(starts, cut_off):
 def test_words_without_tags_are_refused():
     with pytest.raises(ValueError, match=re.escape("3 words begin, but 2 have tags")):
         label_pieces(np.ones(3, bool), np.zeros(2, int))
+
+
+def test_comments_of_conll_u_before_a_sentence_are_no_words(tmp_path):
+    comments = "# newdoc id = d\n# newpar\n# sent_id = 1-2\n# text = EU rejects it\n# id 12 en\n"
+    text = "\ufeff" + comments + "EU x B\n# id x O\n\n# x O\n# = O\n"
+    found = read_conll(write(tmp_path, text))
+    assert [sentence.words for sentence in found] == [["EU", "#"], ["#", "#"]]
+    assert [sentence.tags for sentence in found] == [["B", "O"], ["O", "O"]]

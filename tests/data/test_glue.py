@@ -207,3 +207,10 @@ def test_files_of_other_tasks_splits_and_names_are_errors(tmp_path):
         read_glue("ax", tmp_path, "train")
     with pytest.raises(UserError, match="'dev' is none of train, valid, test"):
         read_glue("cola", tmp_path, "dev")
+
+
+def test_the_diagnostic_set_with_its_labels_is_read_where_it_lies(tmp_path):
+    head = "Lexical Semantics\tDomain\tPremise\tHypothesis\tLabel"
+    (tmp_path / "diagnostic-full.tsv").write_text(f"{head}\n\tnews\tA cat.\tA dog.\tneutral\n")
+    text = read_glue("ax", tmp_path, "test")
+    assert (text.first, text.second, text.labels) == (["A cat."], ["A dog."], ["neutral"])

@@ -20,7 +20,9 @@ from transformer_jax import BertConfig, BertPretraining, load_pretrained, save_p
 from transformer_jax.data.byte_bpe import ByteBpeTokenizer
 from transformer_jax.data.wordpiece import WordPieceTokenizer
 from transformer_jax.errors import UserError
-from transformer_jax.interop.bert import PretrainedBert, report
+from transformer_jax.interop.bert import PretrainedBert
+from transformer_jax.interop.bert_saving import report
+from transformer_jax.interop.huggingface import is_pretrained
 
 SIZES = dict(
     vocab_size=40, width=12, num_heads=3, feed_forward_dim=20, num_layers=3, max_positions=11
@@ -251,7 +253,9 @@ def test_the_report_has_a_line_for_each_tensor(folder):
     assert len(lines) == len(tensors_in(folder))
     (line,) = [line for line in lines if "encoder.layer.2.attention.self.query.weight" in line]
     values = tensors_in(folder)["bert.encoder.layer.2.attention.self.query.weight"]
-    assert line.startswith("bert/encoder/layer/self_attention/query/kernel[2] <- ")
+    name = "bert.encoder.layer.2.attention.self.query.weight"
+    path = "bert/encoder/layer/self_attention/query/kernel[2]"
+    assert line.startswith(f"ok: {path} [12, 3, 4] <- {name} [12, 12] mean ")
     assert f"mean {values.mean():.4g} deviation {values.std():.4g}" in line
 
 
@@ -316,3 +320,81 @@ def test_positions_of_roberta_follow_the_padding_of_its_tokenizer(tmp_path):
     tokens = jnp.arange(11)[None]
     want, got = (x.model.apply({"params": x.params}, tokens) for x in (own, loaded))
     np.testing.assert_array_equal(got, want)
+
+
+def test_a_head_without_its_class_is_read_as_the_kind_that_is_asked_for(tmp_path):
+    own = pretrained("bert", "classification")
+    save_pretrained(tmp_path, own)
+    drop(tmp_path, "config.json", "architectures")
+    assert_params_equal(load_pretrained(tmp_path, kind="classification").params, own.params)
+    with pytest.warns(UserWarning, match="'encoder' has no use for classifier.bias, classifier.w"):
+        encoder = load_pretrained(tmp_path, kind="encoder")
+    assert_params_equal(encoder.params, own.params["bert"])
+    with pytest.warns(UserWarning, match="has no use for classifier.bias"):
+        assert load_pretrained(tmp_path).kind == "encoder"
+    with pytest.raises(UserError, match="missing: qa_outputs.weight"):
+        load_pretrained(tmp_path, kind="reading")
+
+
+def test_a_head_that_we_do_not_have_is_left_out_and_said(folder):
+    tensors = tensors_in(folder)
+    tensors = {n: x for n, x in tensors.items() if not n.startswith("cls.predictions")}
+    write_tensors(folder, tensors)
+    edit(folder, architectures=["BertForNextSentencePrediction"])
+    with pytest.warns(UserWarning, match="no use for cls.seq_relationship.bias, cls.seq_rel"):
+        assert load_pretrained(folder).kind == "encoder"
+
+
+@pytest.mark.parametrize("told_by", ["class", "tensors"])
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_model_type_that_is_not_named_is_found(tmp_path, family, told_by):
+    own = pretrained(family, "masked_lm" if told_by == "tensors" else "encoder")
+    save_pretrained(tmp_path, own)
+    drop(tmp_path, "config.json", "model_type", *["architectures"] * (told_by == "tensors"))
+    assert is_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match=f"names no model_type; it is read as '{family}'"):
+        assert_params_equal(load_pretrained(tmp_path).params, own.params)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_family_that_tensors_do_not_tell_is_not_guessed(tmp_path, family):
+    save_pretrained(tmp_path, pretrained(family, "encoder"))
+    drop(tmp_path, "config.json", "model_type", "architectures")
+    if family in ("bert", "roberta"):
+        assert "names no model_type, and neither" in message_of(tmp_path)
+        return
+    with pytest.warns(UserWarning, match=f"read as '{family}'"):
+        assert load_pretrained(tmp_path).kind == "encoder"
+
+
+@pytest.mark.parametrize("labels", [("no",), ("no", "yes", "maybe")])
+def test_that_a_text_may_have_several_labels_is_kept(tmp_path, labels):
+    own = dataclasses.replace(pretrained("bert", "classification"), labels=labels)
+    head = {
+        "head": {"dense": {"kernel": jnp.ones((12, len(labels))), "bias": jnp.ones(len(labels))}}
+    }
+    own = dataclasses.replace(own, params=own.params | head, multi_label=True)
+    save_pretrained(tmp_path, own)
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["problem_type"] == "multi_label_classification"
+    loaded = load_pretrained(tmp_path)
+    assert dataclasses.replace(loaded, params={}) == dataclasses.replace(own, params={})
+    assert_params_equal(loaded.params, own.params)
+
+
+def test_a_regression_of_several_numbers_is_refused(tmp_path):
+    save_pretrained(tmp_path, pretrained("bert", "classification"))
+    edit(tmp_path, problem_type="regression")
+    assert "a regression of 3 numbers cannot be read" in message_of(tmp_path)
+
+
+def test_whole_numbers_stand_for_fractions(folder):
+    edit(folder, initializer_range=1, layer_norm_eps=1)
+    config = load_pretrained(folder).config
+    assert (config.init_std, config.norm_epsilon) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("value", ["x", -1, 1, True])
+def test_a_dropout_of_a_head_that_cannot_be_is_named(folder, value):
+    edit(folder, classifier_dropout=value)
+    assert f"classifier_dropout={value!r} cannot be" in message_of(folder)

@@ -89,11 +89,23 @@ def test_saving_over_a_folder_replaces_whole_files(folder, tokenizer):
     assert all(os.stat(path).st_ino != inode for path, inode in before.items())
 
 
-def test_a_folder_is_hugging_faces_if_its_config_names_a_model_type(saved, folder, tmp_path):
+def test_a_folder_is_hugging_faces_if_its_config_names_a_model_or_weights_lie_beside(
+    saved, folder, tmp_path
+):
     assert is_pretrained(saved) and is_pretrained(str(saved))
     assert not is_pretrained(tmp_path) and not is_pretrained(tmp_path / "absent")
     drop(folder, "config.json", "model_type")
+    assert is_pretrained(folder)
+    drop(folder, "config.json", "architectures")
+    assert is_pretrained(folder)
+    (folder / "model.safetensors").unlink()
     assert not is_pretrained(folder)
+
+
+def test_a_model_type_that_is_not_named_is_found_by_the_class(folder, own):
+    drop(folder, "config.json", "model_type")
+    with pytest.warns(UserWarning, match="names no model_type; it is read as 'marian'"):
+        assert load_pretrained(folder).config == own.config
 
 
 def test_a_folder_without_a_config_is_named(tmp_path):

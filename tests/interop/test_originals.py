@@ -100,3 +100,11 @@ def test_a_folder_of_google_is_loaded_with_its_tokenizer(tmp_path, monkeypatch, 
             assert ids == loaded.tokenizer.encode(["áb"])[0].ids.tolist()
     save_pretrained(tmp_path / "out", loaded)
     assert_params_equal(load_pretrained(tmp_path / "out").params, loaded.params)
+
+
+def test_several_checkpoints_of_fairseq_are_named(tmp_path):
+    (tmp_path / "dict.txt").write_text("1 2\n")
+    for name in ("checkpoint_last.pt", "checkpoint_best.pt"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(UserError, match=r"several checkpoints: checkpoint_best\.pt, checkpoint_l"):
+        load_pretrained(tmp_path)

@@ -77,9 +77,15 @@ def theirs(model, tokens, real, types):
     if types is not None:
         inputs["token_type_ids"] = types
     if "MultipleChoice" in type(model).__name__:
-        inputs = {name: x[:, None] for name, x in inputs.items()}  # a single choice each
+        # The rows in four orders, as the choices of a question.
+        inputs = {name: x[chosen()] for name, x in inputs.items()}
     with torch.no_grad():
         return model(**{name: torch.tensor(x) for name, x in inputs.items()})
+
+
+def chosen():
+    """Which rows are the four choices of each question: [B,4]."""
+    return (np.arange(B)[:, None] + np.arange(4)) % B
 
 
 def ours(loaded, tokens, real, types):
@@ -114,7 +120,7 @@ def pairs(kind, mine, them):
         yield mine[0], them.start_logits, True
         yield mine[1], them.end_logits, True
     else:
-        yield mine[:, 0], them.logits, False
+        yield np.asarray(mine)[chosen(), 0, 0], them.logits, False
 
 
 def assert_equal_outputs(loaded, model, family):

@@ -114,6 +114,15 @@ def test_from_a_folder_to_a_model_that_has_learnt(tmp_path, start, kind, capfd):
         assert metrics["HasAns_exact"] > 80 and metrics["NoAns_exact"] > 80
         assert metrics["best_exact"] >= metrics["exact"] and "best_f1_thresh" in metrics
         assert "true      (none)" in report
+        files = tmp_path / "predicted"
+        more = ["--threshold", "1e6", "--predictions", str(files)]
+        assert evaluate.main(["--workdir", str(tmp_path / "run"), *more]) == 0
+        metrics = json.loads(capfd.readouterr().out.splitlines()[-1])
+        assert metrics["HasAns_exact"] > 80 and metrics["NoAns_exact"] == 0  # never withheld
+        names = {path.name for path in files.iterdir()}
+        assert names == {"predictions.json", "nbest_predictions.json", "null_odds.json"}
+        given = json.loads((files / "predictions.json").read_text())
+        assert len(given) == 24 and all(given.values())
     else:
         assert not {"HasAns_exact", "NoAns_exact", "best_exact"} & metrics.keys()
 
@@ -319,6 +328,14 @@ def test_the_figures_are_those_of_the_answers_that_are_given(tmp_path):
     # The odds of b and c are 0.5 and 1, so that a threshold between them makes both right.
     assert (metrics["best_exact"], metrics["best_exact_thresh"]) == (pytest.approx(100), 0.5)
     assert "question  animal\ntrue      cat\nfound     (none)" in result.report
+    assert result.files["predictions.json"] == {"a": "red", "b": "", "c": ""}
+    assert result.files["null_odds.json"] == {"a": -1.0, "b": 0.5, "c": 1.0}
+    best = {"text": "red", "probability": 0.5, "score": 2.0}
+    assert result.files["nbest_predictions.json"]["a"][0] == best
+    answers = [[red, none], [none, cat], [none, hen]]
+    result = score_answers(read_squad(tmp_path / "x.json"), answers, threshold=0.5)
+    assert result.metrics["exact"] == pytest.approx(100)
+    assert result.files["predictions.json"] == {"a": "red", "b": "cat", "c": ""}
 
 
 def test_an_evaluation_keeps_to_the_length_of_answers(tmp_path, start):

@@ -169,7 +169,7 @@ def test_words_that_are_cut_count_as_untagged(tmp_path, start):
 
 def test_scores_are_counted_by_hand():
     truth = [["B-PER", "I-PER", "O"], ["B-LOC"]]
-    result = score_tags(truth, [["B-PER", "O", "O"], ["B-LOC"]], cut=0, lost=0)
+    result = score_tags(truth, [["B-PER", "O", "O"], ["B-LOC"]], TAGS, cut=0, lost=0)
     assert result.metrics["f1"] == pytest.approx(0.5) and result.metrics["accuracy"] == 0.75
     assert result.metrics["entities"] == 2
     assert [line.split()[0] for line in result.report.splitlines()[-2:]] == ["LOC", "PER"]
@@ -223,3 +223,18 @@ def test_a_tag_that_training_has_not_is_refused_with_its_file(tmp_path, start):
 def test_settings_that_cannot_be_are_refused(settings):
     with pytest.raises(ValueError, match=f"data.{next(iter(settings))}="):
         TaggingData(**(ROWS | settings))
+
+
+def test_whether_tags_mark_entities_is_up_to_the_model_s_and_not_to_those_that_occur():
+    labels = ("O", "B-PER", "NN")
+    found = score_tags([["O", "B-PER"]], [["O", "O"]], labels, cut=0, lost=0)
+    assert "f1" not in found.metrics
+    assert "no F1 of entities: of NN it is not known what they mark" in found.report
+    found = score_tags([["O", "O"]], [["O", "O"]], ("DT", "O"), cut=0, lost=0)
+    assert "f1" not in found.metrics and "no F1" not in found.report
+
+
+def test_that_tags_of_another_scheme_have_no_f1_is_said():
+    labels = ("O", "B-X", "I-X", "L-X", "U-X")
+    report = score_tags([["O", "U-X"]], [["O", "O"]], labels, cut=0, lost=0).report
+    assert "no F1 of entities: of L-X, U-X it is not known" in report

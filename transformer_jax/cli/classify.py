@@ -1,7 +1,8 @@
 """Classes of texts: `python -m transformer_jax.cli.classify --model DIR < lines > JSON lines`.
 
 A line on stdin is a text, or two with a tab between them. It gives one JSON object on stdout:
-{"label": the likeliest, "probabilities": {label: ...}}, or {"score": ...} of a model of scores.
+{"label": the likeliest, "probabilities": {label: ...}}; {"score": ...} of a model of scores; of one
+whose texts may have several labels {"labels": [those likelier than not], "probabilities": ...}.
 What is odd about a line is said on stderr.
 """
 
@@ -32,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       0; 1 after an error of the user's; 130 after Ctrl-C.
     """
     args = _parser().parse_args(argv)
-    return answer_lines("classify", functools.partial(_open, args), CHUNK)
+    # A tab at an end stays: it divides an empty text of a pair from the other.
+    return answer_lines("classify", functools.partial(_open, args), CHUNK, around=" \r\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -79,6 +81,8 @@ def _result(classifier: Classifier, values: np.ndarray) -> dict[str, Any]:
     if not classifier.labels:
         return {"score": round(float(values), 6)}
     shares = {name: round(float(p), 6) for name, p in zip(classifier.labels, values, strict=True)}
+    if classifier.multi_label:
+        return {"labels": [n for n, p in shares.items() if p > 0.5], "probabilities": shares}
     return {"label": classifier.labels[int(values.argmax())], "probabilities": shares}
 
 

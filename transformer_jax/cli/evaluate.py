@@ -8,6 +8,8 @@ of Hugging Face, and flags of train.py may follow.
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +19,10 @@ from transformer_jax.cli.config_file import change_config, load_config
 from transformer_jax.cli.evaluate_pretrained import evaluate_pretrained
 from transformer_jax.cli.run_config import read_run_config
 from transformer_jax.errors import UserError
+from transformer_jax.files import write_whole
+from transformer_jax.interop.folders import make_folder
+from transformer_jax.tasks.task import Evaluation
+from transformer_jax.training.config import ExperimentConfig
 from transformer_jax.training.curves import draw_loss
 from transformer_jax.training.evaluate import evaluate
 from transformer_jax.training.metrics import to_line
@@ -33,7 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, overrides = parser.parse_known_args(argv)
     if overrides and args.model is None:
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
+    if args.labels is not None and args.model is None:
+        parser.error("--labels is of --model; a run has its own")
     folders = [] if args.workdir is None else seed_folders(args.workdir)
+    if folders and args.predictions is not None:
+        parser.error("--predictions is of one run: name the folder of a seed")
     try:
         if args.model is not None:
             _evaluate_model(args, overrides)
@@ -73,6 +83,17 @@ def _parser() -> argparse.ArgumentParser:
         "--config", type=Path, help="a config file, of a run one whose classes are your own"
     )
     parser.add_argument("--data.path", dest="data_path", help="where the data is now")
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        help="of answers: how far above the best text's score that of none must be (0)",
+    )
+    parser.add_argument(
+        "--predictions", type=Path, help="of answers: folder for the files of Google's run_squad.py"
+    )
+    parser.add_argument(
+        "--labels", help="of --model: what the data calls its classes, in their order: a,b,c"
+    )
     return parser
 
 
@@ -86,29 +107,66 @@ def _evaluate_model(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     if args.data_path is not None:
         flags += ["--data.path", args.data_path]
     config = change_config(load_config(args.config), flags, "eval.py", __doc__ or "")
-    metrics, report = evaluate_pretrained(args.model, config, args.split)
-    print(report, end="\n\n")
-    print(to_line({"split": args.split} | metrics))
+    labels = None if args.labels is None else args.labels.split(",")
+    config = _with_threshold(config, args.threshold)
+    found = evaluate_pretrained(args.model, config, args.split, labels)
+    print(found.report, end="\n\n")
+    _write_predictions(args.predictions, found)
+    print(to_line({"split": args.split} | dict(found.metrics)))
 
 
 def _evaluate(workdir: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Evaluates one run, and prints and writes what is found."""
-    metrics, report = evaluate(
-        read_run_config(workdir, args.config),
+    config = _with_threshold(read_run_config(workdir, args.config), args.threshold)
+    found = evaluate(
+        config,
         workdir,
         split=args.split,
         step=args.step,
         average=args.average,
         data_path=args.data_path,
     )
-    print(report, end="\n\n")
-    line = to_line(metrics)
+    print(found.report, end="\n\n")
+    _write_predictions(args.predictions, found)
+    line, name = to_line(found.metrics), f"eval_{args.split}{_of_other(config, args.data_path)}"
     try:
-        (workdir / f"eval_{args.split}.txt").write_text(report + "\n", encoding="utf-8")
-        (workdir / f"eval_{args.split}.json").write_text(line + "\n", encoding="utf-8")
+        (workdir / f"{name}.txt").write_text(found.report + "\n", encoding="utf-8")
+        (workdir / f"{name}.json").write_text(line + "\n", encoding="utf-8")
         curve = draw_loss(workdir)
         print(f"loss curve: {curve}" if curve else "no metrics.jsonl, so no loss curve")
     except OSError as error:  # another's run, read-only: the result is printed all the same
         print(f"eval.py: {workdir} was not written: {error.strerror}.", file=sys.stderr)
     print(line)
-    return metrics
+    return dict(found.metrics)
+
+
+def _with_threshold(config: ExperimentConfig, threshold: float | None) -> ExperimentConfig:
+    if threshold is None:
+        return config
+    if not hasattr(config.task, "threshold"):
+        raise UserError("--threshold is of finding answers, as configs/answer.py.")
+    return dataclasses.replace(config, task=dataclasses.replace(config.task, threshold=threshold))
+
+
+def _write_predictions(folder: Path | None, found: Evaluation) -> None:
+    if folder is None:
+        return
+    if not found.files:
+        raise UserError("--predictions is of finding answers, as configs/answer.py.")
+    make_folder(folder)
+    for name, content in found.files.items():
+        text = json.dumps(content, ensure_ascii=False, indent=2)
+        write_whole(folder / name, (text + "\n").encode())
+    print(f"written: {', '.join(str(folder / name) for name in found.files)}")
+
+
+def _of_other(config: ExperimentConfig, data_path: str | None) -> str:
+    """What tells the files of another data set from those of the run's own, which they lie beside.
+
+    The second validation set of MNLI is a task of its own, for example.
+    """
+    own = getattr(config.data, "glue_name", None)
+    if data_path is None or own is None:
+        return ""
+    other = dataclasses.replace(config.data, path=data_path).glue_name
+    return "" if other in (own, None) else f"_{other}"

@@ -11,17 +11,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from transformer_jax.errors import UserError
 from transformer_jax.interrupts import sure_interrupts
 
-# Some lines without the space around them, and the number of the first; to the lines of output.
+# Some lines without what is around them, and the number of the first; to the lines of output.
 Answer = Callable[[Sequence[str], int], Iterable[str]]
 
 
-def answer_lines(program: str, make: Callable[[], Answer], chunk: int) -> int:
+def answer_lines(
+    program: str, make: Callable[[], Answer], chunk: int, around: str | None = None
+) -> int:
     """Answers stdin on stdout in UTF-8, so many lines at a time.
 
     Args:
       program: its name, for what is said on stderr.
       make: opens the model.
       chunk: lines that are read and answered before the next are read.
+      around: the characters that are taken off the ends of a line; None: all white space.
 
     Returns:
       0; 1 after an error of the user's; 130 after Ctrl-C.
@@ -31,7 +34,7 @@ def answer_lines(program: str, make: Callable[[], Answer], chunk: int) -> int:
             answer = make()
             if isinstance(sys.stdout, io.TextIOWrapper):
                 sys.stdout.reconfigure(encoding="utf-8")
-            for lines, first in read_lines(program, chunk):
+            for lines, first in read_lines(program, chunk, around):
                 for line in answer(lines, first):
                     print(line)
                 sys.stdout.flush()
@@ -46,21 +49,24 @@ def answer_lines(program: str, make: Callable[[], Answer], chunk: int) -> int:
     return 0
 
 
-def read_lines(program: str, chunk: int) -> Iterator[tuple[list[str], int]]:
-    """So many lines of stdin at a time, without the space around them; and the first's number."""
+def read_lines(
+    program: str, chunk: int, around: str | None = None
+) -> Iterator[tuple[list[str], int]]:
+    """So many lines of stdin at a time, without what is around them; and the first's number."""
     first = 1
     while read := list(itertools.islice(sys.stdin.buffer, chunk)):
-        yield [_text(line, number, program) for number, line in enumerate(read, first)], first
+        texts = [_text(line, number, program) for number, line in enumerate(read, first)]
+        yield [text.strip(around) for text in texts], first
         first += len(read)
 
 
 def _text(line: bytes, number: int, program: str) -> str:
-    """A line without the space around it; what is no UTF-8 is replaced, and said."""
+    """A line's text; what is no UTF-8 is replaced, and said."""
     try:
-        return line.decode("utf-8").strip()
+        return line.decode("utf-8")
     except UnicodeDecodeError:
         print(
             f"{program}: line {number} is not UTF-8; what cannot be read is replaced",
             file=sys.stderr,
         )
-        return line.decode("utf-8", errors="replace").strip()
+        return line.decode("utf-8", errors="replace")

@@ -50,9 +50,9 @@ class TranslationModel:
 
 
 def open_pretrained(
-    folder: Path, *, step: str | None = None, average: int | None = None
+    folder: Path, kind: Kind | None = None, *, step: str | None = None, average: int | None = None
 ) -> tuple[Pretrained, Mesh | None]:
-    """What `load_pretrained` reads, or the same of a run; and a run's mesh.
+    """What `load_pretrained` reads as this kind, or what a run has; and a run's mesh.
 
     Raises:
       UserError: it is neither, or is damaged, or has no such step.
@@ -60,7 +60,7 @@ def open_pretrained(
     if is_pretrained(folder):
         if step is not None or average is not None:
             raise UserError(f"--step and --average are of runs, and {folder} is none.")
-        return load_pretrained(folder), None
+        return load_pretrained(folder, kind=kind), None
     run = restore_run(read_run_config(folder), folder, step=step or "latest", average=average)
     return pretrained_of(run), run.mesh
 
@@ -101,7 +101,7 @@ def open_bert(
     Raises:
       UserError: as `open_any`; or it is of a translation, has no such head or no tokenizer.
     """
-    found = open_any(folder, step=step, average=average)
+    found, _ = open_pretrained(folder, kind, step=step, average=average)
     if not isinstance(found, PretrainedBert):
         raise UserError(f"{folder} is of a translation, and not of an encoder.")
     if found.tokenizer is None:

@@ -15,6 +15,7 @@ from transformer_jax.errors import UserError
 OUTSIDE = "O"  # the tag of a word that belongs to nothing
 
 _BETWEEN = re.compile("[ \t]+")  # and no other space, which may stand within a word
+_COMMENT = re.compile(rb"(\xef\xbb\xbf)?# ([\w.:-]+ = |(newdoc|newpar|id)( |\r?\n))")
 _DOCUMENT = "-DOCSTART-"
 
 
@@ -30,7 +31,8 @@ def read_conll(file: Path, *, column: int = -1) -> list[TaggedSentence]:
     """The sentences of a UTF-8 file with a word a line; a BOM and CRLF are tolerated.
 
     Spaces or tabs divide a line into columns, of which the first is the word. Blank lines and
-    -DOCSTART- lines divide sentences.
+    -DOCSTART- lines divide sentences. Before a sentence there may be comments as of CoNLL-U:
+    "# NAME = ...", "# newdoc", "# newpar", and "# id ...". Any other line is a word, "#" too.
 
     Args:
       file: the file.
@@ -40,10 +42,14 @@ def read_conll(file: Path, *, column: int = -1) -> list[TaggedSentence]:
       UserError: no file, an empty one, or a line that is not UTF-8 or has too few columns, with its
         number.
     """
-    sentences, words, tags = [], [], []
+    sentences: list[TaggedSentence] = []
+    words: list[str] = []
+    tags: list[str] = []
     try:
         with open(file, "rb") as lines:  # in bytes, so that only \n ends a line
             for number, line in enumerate(lines, 1):
+                if not words and _COMMENT.match(line):
+                    continue
                 found = _parse_line(line, column, f"{file}:{number}", first=number == 1)
                 if found:
                     words.append(found[0])

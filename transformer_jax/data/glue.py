@@ -84,6 +84,10 @@ _TASKS = (
         "ax", {"test": "diagnostic.tsv"}, "sentence1", "sentence2", "label", _MNLI, ("matthews",)
     ),
 )
+# The same with labels, as it is published beside the benchmark.
+_LABELLED_AX = GlueTask(
+    "ax", {"test": "diagnostic-full.tsv"}, "Premise", "Hypothesis", "Label", _MNLI, ("matthews",)
+)
 GLUE_TASKS: Mapping[str, GlueTask] = {task.name: task for task in _TASKS}
 
 
@@ -98,13 +102,20 @@ def glue_task(name: str) -> GlueTask:
     return GLUE_TASKS[name]
 
 
+def _task_in(name: str, folder: str | Path) -> GlueTask:
+    """The task of a name, as its folder has it."""
+    task = glue_task(name)
+    labelled = name == "ax" and (Path(folder) / _LABELLED_AX.files["test"]).is_file()
+    return _LABELLED_AX if labelled else task
+
+
 def glue_file(name: str, folder: str | Path, split: str) -> Path:
     """Where in the folder of a task a split is.
 
     Raises:
       UserError: GLUE has no such task, or the task no such split.
     """
-    task = glue_task(name)
+    task = _task_in(name, folder)
     if split not in SPLITS:
         raise UserError(f"Split {split!r} is none of {', '.join(SPLITS)}.")
     if split not in task.files:
@@ -127,7 +138,7 @@ def read_glue(name: str, folder: str | Path, split: str) -> LabelledText:
     Raises:
       UserError: no such task, split or file, or a line that is no example, with its number.
     """
-    task, file = glue_task(name), glue_file(name, folder, split)
+    task, file = _task_in(name, folder), glue_file(name, folder, split)
     rows = read_fields(file, f"GLUE's {name} is in the files {', '.join(task.files.values())}.")
     if task.header and split != "test":
         header: list[str] = list(task.header)

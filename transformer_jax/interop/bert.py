@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +16,26 @@ from flax.traverse_util import flatten_dict
 
 from transformer_jax.data.encoder_tokenizer import EncoderTokenizer
 from transformer_jax.errors import UserError
-from transformer_jax.interop.bert_config import (
-    config_from,
-    family_of,
-    head_dropout_from,
-    settings_of,
-)
+from transformer_jax.interop.bert_config import config_from, head_dropout_from
 from transformer_jax.interop.bert_names import (
     DECODER,
     KINDS,
     Kind,
-    architecture_of,
     is_of_head,
     kind_of,
     names_of,
     normal,
 )
-from transformer_jax.interop.bert_tokenizer import load_bert_tokenizer, save_bert_tokenizer
-from transformer_jax.interop.folders import make_folder, read_weights, write_json, write_weights
-from transformer_jax.interop.tensors import is_stacked, params_from, tensors_of
+from transformer_jax.interop.bert_tokenizer import load_bert_tokenizer
+from transformer_jax.interop.folders import read_weights
+from transformer_jax.interop.tensors import params_from
 from transformer_jax.models.bert import Bert, BertConfig
 from transformer_jax.models.bert_pretraining import BertPretraining
 from transformer_jax.models.bert_tasks import BertChooser, BertClassifier, BertReader, BertTagger
 from transformer_jax.typing import Params
 
-_SCORE = ("LABEL_0",)  # what `transformers` calls a number that is predicted
-_POOLED: tuple[Kind, ...] = ("pretraining", "classification", "choice")
+# Those whose head is on the pooler.
+POOLED: tuple[Kind, ...] = ("pretraining", "classification", "choice")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +50,8 @@ class PretrainedBert:
       labels: the names of a head's classes, in order; () where there are none, or where it gives a
         single number.
       head_dropout: of what enters the head of a task.
+      left_out: the tensors of the file that a model of this kind has no place for.
+      multi_label: whether a text may be of several classes: each has a probability of its own.
     """
 
     config: BertConfig
@@ -64,6 +60,8 @@ class PretrainedBert:
     tokenizer: EncoderTokenizer | None = None
     labels: tuple[str, ...] = ()
     head_dropout: float = 0.1
+    multi_label: bool = False
+    left_out: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     @property
     def model(self) -> nn.Module:
@@ -102,7 +100,9 @@ class PretrainedBert:
             return self
         if kind != "encoder":
             raise UserError(f"{where} holds no {kind!r}: it is of the kind {self.kind!r}.")
-        return dataclasses.replace(self, kind=kind, params=self.params["bert"], labels=())
+        return dataclasses.replace(
+            self, kind=kind, params=self.params["bert"], labels=(), multi_label=False
+        )
 
 
 def load_bert(
@@ -141,104 +141,30 @@ def bert_from(
     architecture = (settings.get("architectures") or [""])[0]
     there = kind_of(given, family, architecture)
     kind = kind or there
-    if (
-        kind not in KINDS
-        or kind not in ("encoder", there)
-        and (kind, there)
-        != (
-            "masked_lm",
-            "pretraining",
-        )
-    ):
+    if kind not in _possible(there, given):
         raise UserError(f"{weights} holds no {kind!r}: it is of the kind {there!r}.")
     names = names_of(family, kind)
     pooler = f"{names('bert/pooler/bias', 0)[0].rpartition('.')[0]}."
-    has_pooler = kind in _POOLED or kind == "encoder" and any(n.startswith(pooler) for n in given)
+    has_pooler = kind in POOLED or kind == "encoder" and any(n.startswith(pooler) for n in given)
     relu = family == "distilbert" and kind in ("classification", "choice")
     config = dataclasses.replace(
         config, pooler=has_pooler, pooler_activation="relu" if relu else "tanh"
     )
     problems = _take_copies(given, family, names)
-    labels = _labels(settings, where) if kind in ("classification", "tagging") else ()
-    found = PretrainedBert(config, kind, {}, None, labels, head_dropout_from(settings))
+    labels, multi_label = _classes(settings, kind, where)
+    dropout = head_dropout_from(settings, where)
+    found = PretrainedBert(config, kind, {}, None, labels, dropout, multi_label)
     shapes = _shapes(found)
     used = {
         name
         for path, shape in flatten_dict(shapes, sep="/").items()
         for name in names(path, shape.shape[0])
     }
-    _leave_out(given, used, family, kind, there, weights)
-    params = params_from(given, shapes, names, weights, problems=problems)
+    lost = _leave_out(given, used, family, kind, there, weights)
+    params = params_from(given, shapes, names, weights, problems=problems, left_out=lost)
     params = params["bert"] if kind == "encoder" else params
-    return dataclasses.replace(found, params=jax.tree.map(jnp.asarray, params))
-
-
-def save_bert(folder: Path, pretrained: PretrainedBert) -> None:
-    """Writes a folder that `transformers` loads; see `huggingface.save_pretrained`."""
-    family = family_of(pretrained.config)
-    if family == "roberta" and pretrained.tokenizer is not None:
-        pretrained = _positions_from(pretrained, pretrained.tokenizer.pad_id + 1)
-    config, kind = pretrained.config, pretrained.kind
-    settings = settings_of(config, pretrained.head_dropout)
-    try:
-        settings["architectures"] = [architecture_of(family, kind)]
-    except KeyError as error:
-        raise UserError(f"`transformers` has no {kind} of {family}.") from error
-    relu = family == "distilbert" and kind in ("classification", "choice")
-    needs_pooler = kind in _POOLED or (kind == "encoder" and family != "distilbert")
-    if (
-        kind != "encoder"
-        and config.pooler != needs_pooler
-        or (config.pooler and config.pooler_activation != ("relu" if relu else "tanh"))
-    ):
-        raise UserError(
-            f"{kind} of {family} cannot have pooler={config.pooler} with "
-            f"{config.pooler_activation} in `transformers`; it cannot be exported."
-        )
-    if kind in ("classification", "tagging"):
-        labels = pretrained.labels or _SCORE
-        settings["id2label"] = {str(i): name for i, name in enumerate(labels)}
-        settings["label2id"] = {name: i for i, name in enumerate(labels)}
-        if not pretrained.labels:
-            settings["problem_type"] = "regression"
-    params = {"bert": pretrained.params} if kind == "encoder" else dict(pretrained.params)
-    if params.pop("span_boundary_head", None) is not None:
-        warnings.warn(f"{folder}: written without the span-boundary head.", stacklevel=3)
-    tensors = tensors_of(params, names_of(family, kind))
-    if family == "roberta" and not config.type_vocab_size:  # it has a table, of a single type
-        table = np.zeros((1, config.width), np.float32)
-        tensors["roberta.embeddings.token_type_embeddings.weight"] = table
-    if kind == "encoder":
-        tensors = {name.removeprefix(f"{family}."): x for name, x in tensors.items()}
-    make_folder(folder)
-    tokenizer = pretrained.tokenizer
-    if tokenizer is not None:
-        save_bert_tokenizer(
-            folder,
-            tokenizer,
-            family,
-            token_types=config.type_vocab_size > 1,
-            max_tokens=config.max_positions,
-        )
-        tokens = {"pad": tokenizer.pad_id, "bos": tokenizer.cls_id, "eos": tokenizer.sep_id}
-        settings |= {f"{name}_token_id": i for name, i in tokens.items()}
-    write_weights(folder, tensors)
-    write_json(folder / "config.json", settings)
-
-
-def report(pretrained: PretrainedBert) -> Iterator[str]:
-    """A line for each tensor: our parameter, its name there, shape, mean and deviation."""
-    names = names_of(family_of(pretrained.config), pretrained.kind)
-    params = pretrained.params
-    params = {"bert": params} if pretrained.kind == "encoder" else params
-    for path, value in flatten_dict(params, sep="/").items():
-        parts = np.asarray(value) if is_stacked(path) else [np.asarray(value)]
-        for layer, (name, part) in enumerate(zip(names(path, len(value)), parts, strict=True)):
-            at = f"[{layer}]" if is_stacked(path) else ""
-            yield (
-                f"{path}{at} <- {name} {list(part.shape)} mean {part.mean():.4g} "
-                f"deviation {part.std():.4g}"
-            )
+    params = jax.tree.map(jnp.asarray, params)
+    return dataclasses.replace(found, params=params, left_out=tuple(lost))
 
 
 def _shapes(pretrained: PretrainedBert) -> Params:
@@ -247,19 +173,11 @@ def _shapes(pretrained: PretrainedBert) -> Params:
     return {"bert": params} if pretrained.kind == "encoder" else params
 
 
-def _positions_from(pretrained: PretrainedBert, first: int) -> PretrainedBert:
-    """The same with another first place in the table: RoBERTa's is behind its padding's id."""
-    config, of_encoder = pretrained.config, pretrained.kind == "encoder"
-    if first == config.first_position:
-        return pretrained
-    params = dict(pretrained.params)
-    encoder = params if of_encoder else dict(params["bert"])
-    table = np.asarray(encoder["position_embedding"]["embedding"])[config.first_position :]
-    unread = np.zeros((first, config.width), table.dtype)
-    encoder["position_embedding"] = {"embedding": jnp.asarray(np.concatenate([unread, table]))}
-    config = dataclasses.replace(config, first_position=first)
-    params = encoder if of_encoder else params | {"bert": encoder}
-    return dataclasses.replace(pretrained, config=config, params=params)
+def _possible(there: Kind, given: Mapping[str, np.ndarray]) -> tuple[Kind, ...]:
+    """The kinds that a checkpoint may be read as; what it lacks for one is said later."""
+    if there == "encoder" and any(map(is_of_head, given)):  # of a head that no class tells
+        return KINDS
+    return ("encoder", there, "masked_lm") if there == "pretraining" else ("encoder", there)
 
 
 def _take_copies(given: dict[str, np.ndarray], family: str, names: Any) -> list[str]:
@@ -279,19 +197,36 @@ def _take_copies(given: dict[str, np.ndarray], family: str, names: Any) -> list[
 
 def _leave_out(
     given: dict[str, np.ndarray], used: set[str], family: str, kind: Kind, there: Kind, weights: str
-) -> None:
-    """Takes out what this kind of model has no place for; says so if nobody asked for it."""
-    spare = [
-        n for n in given if n.startswith(f"{family}.pooler.") or kind != there and is_of_head(n)
-    ]
-    if lost := [name for name in spare if name not in used]:
-        for name in lost:
-            del given[name]
-        if kind == there:
-            warnings.warn(
-                f"{weights}: a model of the kind {kind!r} has no use for {', '.join(lost)}.",
-                stacklevel=5,
-            )
+) -> list[str]:
+    """Takes out what this kind of model has no place for; says so if nobody asked for it.
+
+    Returns:
+      The names of these tensors.
+    """
+    needless = kind != there or kind == "encoder"
+    spare = [n for n in given if n.startswith(f"{family}.pooler.") or needless and is_of_head(n)]
+    lost = sorted(name for name in spare if name not in used)
+    for name in lost:
+        del given[name]
+    if lost and kind == there:
+        warnings.warn(
+            f"{weights}: a model of the kind {kind!r} has no use for {', '.join(lost)}.",
+            stacklevel=5,
+        )
+    return lost
+
+
+def _classes(settings: Mapping[str, Any], kind: Kind, where: str) -> tuple[tuple[str, ...], bool]:
+    """A head's classes, () of a score or of none; and whether a text may be of several."""
+    if kind not in ("classification", "tagging"):
+        return (), False
+    labels = _labels(settings, where)
+    problem = settings.get("problem_type") if kind == "classification" else None
+    if problem == "regression" and len(labels) > 1:
+        raise UserError(f"{where}: a regression of {len(labels)} numbers cannot be read, only one.")
+    multi_label = problem == "multi_label_classification"
+    is_score = len(labels) == 1 and not multi_label
+    return () if is_score else labels, multi_label
 
 
 def _labels(settings: Mapping[str, Any], where: str) -> tuple[str, ...]:
@@ -306,4 +241,4 @@ def _labels(settings: Mapping[str, Any], where: str) -> tuple[str, ...]:
         raise UserError(f"{where}: id2label={names!r:.60} cannot be.") from error
     if sorted(found) != list(range(len(found))) or not found:
         raise UserError(f"{where}: id2label must name the classes 0, 1, ...")
-    return tuple(found[i] for i in range(len(found))) if len(found) > 1 else ()
+    return tuple(found[i] for i in range(len(found)))

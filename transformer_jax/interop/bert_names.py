@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal, get_args
 
 import numpy as np
@@ -22,6 +22,7 @@ TASKS: dict[Kind, str] = {
     "choice": "MultipleChoice",
 }
 
+_STEMS = {"bert": "Bert", "roberta": "Roberta", "distilbert": "DistilBert", "albert": "Albert"}
 _EMBEDDINGS = {
     "token_embedding": "embeddings.word_embeddings",
     "position_embedding": "embeddings.position_embeddings",
@@ -184,16 +185,35 @@ def kind_of(tensors: Mapping[str, np.ndarray], family: str, architecture: str) -
     return "pretraining" if pair and f"{pair}.weight" in tensors else "masked_lm"
 
 
+def family_by_class(architectures: object) -> str | None:
+    """The family whose class a config.json names; None if it names none."""
+    name = architectures[0] if isinstance(architectures, list) and architectures else ""
+    for family, stem in _STEMS.items():
+        if isinstance(name, str) and re.match(rf"{stem}(Model|For[A-Z]\w*)$", name):
+            return family
+    return None
+
+
+def family_by_tensors(names: Iterable[str]) -> str | None:
+    """The family that the names of tensors are of; None if they could be of several."""
+    names = list(names)
+    for family in _STEMS:
+        # The layers of BERT and RoBERTa are called the same.
+        own = _LAYER[family] if _LAYER[family] != _LAYER["bert"] else f"{family}."
+        if any(name.startswith((f"{family}.", own)) for name in names):
+            return family
+    return None
+
+
 def architecture_of(family: str, kind: Kind) -> str:
     """The class of `transformers` that a checkpoint is of.
 
     Raises:
       KeyError: there is none.
     """
-    stem = {"bert": "Bert", "roberta": "Roberta", "distilbert": "DistilBert", "albert": "Albert"}
     if kind == "encoder":
-        return f"{stem[family]}Model"
+        return f"{_STEMS[family]}Model"
     if kind == "pretraining" and family not in _PAIR_HEAD:
         raise KeyError(kind)
     suffixes = {"pretraining": "PreTraining", "masked_lm": "MaskedLM"} | TASKS
-    return f"{stem[family]}For{suffixes[kind]}"
+    return f"{_STEMS[family]}For{suffixes[kind]}"

@@ -10,6 +10,7 @@ from transformer_jax.data.byte_bpe import ByteBpeTokenizer
 from transformer_jax.data.encoder_tokenizer import EncoderTokenizer
 from transformer_jax.data.unigram import UnigramTokenizer
 from transformer_jax.data.wordpiece import WordPieceTokenizer
+from transformer_jax.errors import UserError
 from transformer_jax.interop.bert import PretrainedBert, bert_from
 from transformer_jax.interop.bert_names import Kind
 from transformer_jax.interop.fairseq import fairseq_vocabulary, read_fairseq
@@ -59,7 +60,10 @@ def _fairseq_file(path: Path) -> Path | None:
     if path.suffix == ".pt":
         return path
     files = sorted(path.glob("*.pt")) if (path / "dict.txt").is_file() else []
-    return files[0] if len(files) == 1 else None
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files)
+        raise UserError(f"{path} has several checkpoints: {names}. Name one of the files.")
+    return files[0] if files else None
 
 
 def _fairseq_tokenizer(folder: Path) -> EncoderTokenizer | None:

@@ -25,6 +25,18 @@ LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "embedding": "w
 _SHOWN = 20  # problems in one message
 
 
+class TensorsError(UserError):
+    """The tensors of a file are not those of the model.
+
+    Attributes:
+      report: a line for each tensor, also for those that fit.
+    """
+
+    def __init__(self, message: str, report: Sequence[str]) -> None:
+        super().__init__(message)
+        self.report = tuple(report)
+
+
 def their_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape there of one layer's parameter: a matrix is [out, in], all else is flat."""
     if path.endswith("embedding"):
@@ -42,6 +54,7 @@ def params_from(
     where: str,
     *,
     problems: Iterable[str] = (),
+    left_out: Iterable[str] = (),
     shape_there: Shape = their_shape,
 ) -> Params:
     """The parameters, float32, of which each comes from tensors.
@@ -52,24 +65,27 @@ def params_from(
       names: what its parameters are called there.
       where: the file, for messages.
       problems: what is wrong with the file already.
+      left_out: what of the file nobody wants, for the report.
       shape_there: the shapes there.
 
     Raises:
-      UserError: names every tensor that is missing, unknown or of another shape.
+      TensorsError: names every tensor that is missing, unknown or of another shape.
     """
     left, problems = dict(given), list(problems)
+    fine = []
     flat: dict[str, np.ndarray] = {}
     for path, shape in flatten_dict(shapes, sep="/").items():
         stacked = is_stacked(path)
         own_shape = shape.shape[1:] if stacked else shape.shape
         wanted, parts = shape_there(path, own_shape), []
-        for name in names(path, shape.shape[0]):
+        for layer, name in enumerate(names(path, shape.shape[0])):
             tensor = left.pop(name, None)
             if tensor is None:
                 problems.append(f"missing: {name} {list(wanted)}")
             elif tensor.shape != wanted:
                 problems.append(f"misshapen: {name} {list(tensor.shape)}, not {list(wanted)}")
             else:
+                fine.append(fitting(path, layer, own_shape, name, wanted))
                 matrix = tensor.T if path.endswith("kernel") else tensor
                 parts.append(np.asarray(matrix.reshape(own_shape), np.float32))
         if not problems:
@@ -78,9 +94,10 @@ def params_from(
     if problems:
         more = len(problems) - _SHOWN
         shown = problems[:_SHOWN] + ([f"and {more} more"] if more > 0 else [])
-        raise UserError(
+        raise TensorsError(
             f"{where} does not hold the model that its config.json describes:\n  "
-            + "\n  ".join(shown)
+            + "\n  ".join(shown),
+            [*fine, *(f"left out: {name}" for name in left_out), *problems],
         )
     return unflatten_dict(flat, sep="/")
 
@@ -98,6 +115,14 @@ def tensors_of(
             matrix = part.reshape(theirs[::-1]).T if path.endswith("kernel") else part
             tensors[name] = np.ascontiguousarray(matrix.reshape(theirs))
     return tensors
+
+
+def fitting(
+    path: str, layer: int, shape: Sequence[int], name: str, their_shape: Sequence[int]
+) -> str:
+    """What a report says of a parameter, or of one layer's, and of the tensor that it is."""
+    at = f"[{layer}]" if is_stacked(path) else ""
+    return f"ok: {path}{at} {list(shape)} <- {name} {list(their_shape)}"
 
 
 def is_stacked(path: str) -> bool:

@@ -21,8 +21,11 @@ from transformer_jax.typing import Array, Batch, Params
 class Classifier:
     """Calls on examples: the probabilities of the classes, or a score; `examples` makes them.
 
+    Those of a model of several labels are each of its own, and sum to anything.
+
     Attributes:
       labels: the names of the classes; () where it gives a score.
+      multi_label: whether a text may be of several of them.
       max_tokens: the most of an example.
     """
 
@@ -32,6 +35,7 @@ class Classifier:
             raise UserError("The classifier has no tokenizer, which texts need.")
         model = pretrained.model
         self.labels, self.max_tokens = pretrained.labels, pretrained.config.max_positions
+        self.multi_label = pretrained.multi_label
         self._tokenizer = pretrained.tokenizer
 
         def judge(params: Params, batch: Batch) -> Array:
@@ -40,7 +44,9 @@ class Classifier:
                 **encoder_inputs(batch, pretrained.config),
                 first_tokens=batch["first_tokens"],
             )
-            return jax.nn.softmax(logits) if pretrained.labels else jnp.squeeze(logits, -1)
+            if not pretrained.labels:
+                return jnp.squeeze(logits, -1)
+            return jax.nn.sigmoid(logits) if pretrained.multi_label else jax.nn.softmax(logits)
 
         self._run = ExampleEngine(judge, pretrained.params, mesh=mesh, max_tokens=self.max_tokens)
 

@@ -125,7 +125,8 @@ class FineTuning:
         """
         rows = self._split(split)
         if not rows.labelled:
-            raise UserError(f"{self._rows.path} has no labels for {split}. Use --split valid.")
+            hint = " Use --split valid." if self._has_labels("valid") else ""
+            raise UserError(f"{self._rows.path} has no labels for {split}.{hint}")
         for batch, following in rows.batches(
             0, DataState(), self.batch_size, process_index, process_count
         ):
@@ -179,6 +180,12 @@ class FineTuning:
         if split not in self._splits:
             self._splits[split] = self._read(split)
         return self._splits[split]
+
+    def _has_labels(self, split: str) -> bool:
+        try:
+            return bool(self._split(split).labelled)
+        except UserError:  # there is no such split
+            return False
 
     def _read(self, split: str) -> ExampleRows:
         raise NotImplementedError

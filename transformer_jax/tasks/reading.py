@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from transformer_jax.tasks.squad_metrics import best_threshold, squad_scores
 from transformer_jax.tasks.task import Evaluation
 from transformer_jax.typing import Array, Batch, Params, Terms
 
+_LARGE = 1e9  # the odds of no answer where there is no text: JSON has no infinity
+
 
 @dataclasses.dataclass(frozen=True)
 class ReadingConfig:
@@ -32,9 +35,11 @@ class ReadingConfig:
 
     Attributes:
       max_answer_tokens: the most tokens of an answer that an evaluation gives.
+      threshold: it gives none if the score of that is more than this above the best text's.
     """
 
     max_answer_tokens: int = 30
+    threshold: float = 0.0
 
     def __post_init__(self) -> None:
         if self.max_answer_tokens < 1:
@@ -105,7 +110,8 @@ class Reading(FineTuning):
         questions = self._split(split).questions
         null = any(question.impossible for question in questions)
         most = self.config.max_answer_tokens
-        return score_answers(questions, reader(questions, null=null, max_answer_tokens=most))
+        found = reader(questions, null=null, max_answer_tokens=most)
+        return score_answers(questions, found, self.config.threshold)
 
     def _read(self, split: str) -> ReadingRows:
         return read_split(self.data, split, self.tokenizer)
@@ -140,20 +146,28 @@ def place_cross_entropy(
     return jnp.sum((normalizer - right) * weights), jnp.sum(weights)
 
 
-def score_answers(questions: Sequence[Question], found: Sequence[Sequence[Answer]]) -> Evaluation:
-    """The official figures, and five questions to read.
+def score_answers(
+    questions: Sequence[Question], found: Sequence[Sequence[Answer]], threshold: float = 0.0
+) -> Evaluation:
+    """The official figures, five questions to read, and the files of Google's run_squad.py.
 
     Args:
       questions: one or more.
       found: the answers to each, with that there is none if this is so of any question.
+      threshold: see `ReadingConfig`.
     """
     pairs = list(zip(questions, found, strict=True))
-    given = {question.id: final_answer(answers) for question, answers in pairs}
+    given = {question.id: final_answer(answers, threshold) for question, answers in pairs}
     metrics: dict[str, Any] = squad_scores(questions, given)
+    files: dict[str, Any] = {
+        "predictions.json": given,
+        "nbest_predictions.json": {q.id: [_shown(a) for a in answers] for q, answers in pairs},
+    }
     if any(question.impossible for question in questions):
         texts = {question.id: best_text(answers) for question, answers in pairs}
         odds = {question.id: null_odds(answers) for question, answers in pairs}
         metrics |= best_threshold(questions, texts, odds)
+        files["null_odds.json"] = {i: x if math.isfinite(x) else _LARGE for i, x in odds.items()}
     lines = [f"{name}: {value:.4g}" for name, value in metrics.items() if "total" not in name]
     lines += [f"questions: {len(questions):,}"]
     for i in np.linspace(0, len(questions) - 1, min(5, len(questions))).astype(int):
@@ -161,4 +175,8 @@ def score_answers(questions: Sequence[Question], found: Sequence[Sequence[Answer
         lines += ["", f"question  {questions[i].question.strip()}"]
         lines += [f"true      {' | '.join(true) or '(none)'}"]
         lines += [f"found     {given[questions[i].id] or '(none)'}"]
-    return Evaluation(metrics, "\n".join(lines))
+    return Evaluation(metrics, "\n".join(lines), files)
+
+
+def _shown(answer: Answer) -> dict[str, Any]:
+    return {"text": answer.text, "probability": answer.probability, "score": answer.score}

@@ -83,3 +83,10 @@ def marks_entities(labels: Sequence[str]) -> bool:
     except UserError:
         return False
     return True
+
+
+def odd_tags(labels: Sequence[str]) -> list[str]:
+    """Labels such as L-PER of BILOU, which keep others, such as B-PER, from marking entities."""
+    if not any(label.startswith("B-") for label in labels):
+        return []
+    return [label for label in labels if not marks_entities([label])]

@@ -17,7 +17,7 @@ from transformer_jax.parallel.attention import attention_on
 from transformer_jax.parallel.sharding import constrain_activations
 from transformer_jax.tasks.entity_metrics import entity_scores
 from transformer_jax.tasks.fine_tuning import FineTuning, HeadConfig
-from transformer_jax.tasks.tagger import Tagger, marks_entities
+from transformer_jax.tasks.tagger import Tagger, marks_entities, odd_tags
 from transformer_jax.tasks.tagging_data import TaggedRows, TaggingData, read_split, run_labels
 from transformer_jax.tasks.task import Evaluation
 from transformer_jax.typing import Array, Batch, Params, Terms
@@ -96,6 +96,7 @@ class Tagging(FineTuning):
         return score_tags(
             [sentence.tags for sentence in rows.sentences],
             found,
+            self.labels,
             cut=int(np.count_nonzero(rows.examples.cut)),
             lost=int(rows.lost.sum()),
         )
@@ -108,20 +109,26 @@ class Tagging(FineTuning):
 
 
 def score_tags(
-    truth: Sequence[Sequence[str]], found: Sequence[Sequence[str]], *, cut: int, lost: int
+    truth: Sequence[Sequence[str]],
+    found: Sequence[Sequence[str]],
+    labels: Sequence[str],
+    *,
+    cut: int,
+    lost: int,
 ) -> Evaluation:
-    """The scores of entities if all tags mark some, and the share of the words with their tag.
+    """The scores of entities if all labels mark some, and the share of the words with their tag.
 
     Args:
       truth: the tags of each sentence.
       found: of the same sentences, as many tags.
+      labels: all tags of the model.
       cut: sentences that were too long.
       lost: the words that they lost, whose tags were not looked for.
     """
     pairs = [pair for each in zip(truth, found, strict=True) for pair in zip(*each, strict=True)]
     metrics: dict[str, Any] = {"sentences": len(truth), "words": len(pairs)}
     types: Mapping[str, Mapping[str, Any]] = {}
-    if marks_entities([tag for pair in pairs for tag in pair]):
+    if marks_entities(labels):
         scores = entity_scores(truth, found)
         types = scores.pop("types")
         metrics |= {"entities": scores.pop("support"), **scores}
@@ -129,6 +136,8 @@ def score_tags(
     if cut:
         metrics |= {"cut": cut, "lost_words": lost}
     lines = [f"{name}: {_shown(value)}" for name, value in metrics.items()]
+    if not types and (odd := odd_tags(labels)):
+        lines.append(f"no F1 of entities: of {', '.join(odd)} it is not known what they mark")
     if types:
         lines += ["", f"{'type':<12} precision  recall     f1  entities"]
     for name, of_type in types.items():

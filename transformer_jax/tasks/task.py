@@ -16,10 +16,17 @@ from transformer_jax.typing import Array, Batch, Params, Terms
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found: numbers for machines, and a text for people."""
+    """What an evaluation found: numbers for machines, and a text for people.
+
+    Attributes:
+      metrics: the numbers.
+      report: the text.
+      files: what was predicted, {name of a JSON file: its content}; {} where a task gives none.
+    """
 
     metrics: Mapping[str, Any]
     report: str
+    files: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Task(Protocol):

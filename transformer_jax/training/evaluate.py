@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 from jax.sharding import Mesh
 
 from transformer_jax.data.sources import SPLITS
 from transformer_jax.errors import UserError
-from transformer_jax.tasks.task import Task
+from transformer_jax.tasks.task import Evaluation, Task
 from transformer_jax.training.config import ExperimentConfig
 from transformer_jax.training.loop import make_mean_loss, make_terms
 from transformer_jax.training.restore import restore_run
@@ -25,7 +24,7 @@ def evaluate(
     step: str = "latest",
     average: int | None = None,
     data_path: str | None = None,
-) -> tuple[dict[str, Any], str]:
+) -> Evaluation:
     """Restores a run's parameters and evaluates them on a split.
 
     Args:
@@ -37,7 +36,7 @@ def evaluate(
       data_path: where the data is now, in place of the config's.
 
     Returns:
-      The metrics, and a report to read.
+      What `evaluate_task` found, and which step and split it is of.
 
     Raises:
       UserError: no checkpoint, no such step, no such split.
@@ -47,14 +46,15 @@ def evaluate(
             raise UserError("--data.path: the data of this run has no path.")
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, path=data_path))
     run = restore_run(config, workdir, step=step, average=average)
-    metrics, report = evaluate_task(run.task, run.params, run.mesh, split)
-    return {"step": run.steps[-1], "split": split, "averaged": len(run.steps)} | metrics, report
+    found = evaluate_task(run.task, run.params, run.mesh, split)
+    of = {"step": run.steps[-1], "split": split, "averaged": len(run.steps)}
+    return dataclasses.replace(found, metrics=of | dict(found.metrics))
 
 
-def evaluate_task(task: Task, params: Params, mesh: Mesh, split: str) -> tuple[dict[str, Any], str]:
-    """The mean loss of a split and the task's own metrics, and a report to read."""
+def evaluate_task(task: Task, params: Params, mesh: Mesh, split: str) -> Evaluation:
+    """What the task finds of a split, with the mean loss among the metrics."""
     if split not in SPLITS:
         raise UserError(f"--split {split!r} is none of {', '.join(SPLITS)}.")
     means = make_mean_loss(task, mesh, make_terms(task))(params, split)
     found = task.evaluate(params, split)
-    return means | dict(found.metrics), found.report
+    return dataclasses.replace(found, metrics=means | dict(found.metrics))

@@ -9,9 +9,10 @@ from typing import Any, Literal
 import jax
 import optax
 
+from transformer_jax.errors import UserError
 from transformer_jax.parallel.sharding import path_of
 from transformer_jax.training.lamb import scale_by_trust_ratio
-from transformer_jax.training.layer_decay import scale_by_layer
+from transformer_jax.training.layer_decay import hold_layers, scale_by_layer
 from transformer_jax.training.schedules import Noam, Schedule
 
 NO_DECAY = (r"bias$", r"(^|/)scale$")
@@ -37,6 +38,8 @@ class OptimizerConfig:
         layer's not, and that of the embeddings as if they were a layer below the first
         (arXiv:2003.10555, appendix B).
       frozen: regexes of the paths of parameters that stay as they are, and need no moments.
+      frozen_layers: so many of the encoder's first layers stay as they are. No path names one: the
+        parameters of all layers are stacked in one array.
     """
 
     schedule: Schedule = Noam()
@@ -49,6 +52,7 @@ class OptimizerConfig:
     kind: Literal["adam", "lamb"] = "adam"
     layer_decay: float = 1.0
     frozen: tuple[str, ...] = ()
+    frozen_layers: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in ("adam", "lamb"):
@@ -59,6 +63,8 @@ class OptimizerConfig:
             raise ValueError(f"optimizer.epsilon={self.epsilon} must be positive.")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"optimizer.layer_decay={self.layer_decay} must be in (0, 1].")
+        if self.frozen_layers < 0:
+            raise ValueError(f"optimizer.frozen_layers={self.frozen_layers} must be at least 0.")
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise ValueError(f"optimizer.clip_norm={self.clip_norm} must be positive.")
 
@@ -78,7 +84,8 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     def decays(params: Any) -> Any:
         return without(params, config.no_decay)
 
-    parts = []
+    held = [hold_layers(config.frozen_layers)] if config.frozen_layers else []
+    parts = [*held]  # so that they have no part in the norm, and moments of zero
     if config.clip_norm is not None:
         parts.append(optax.clip_by_global_norm(config.clip_norm))
     parts.append(optax.scale_by_adam(config.b1, config.b2, config.epsilon))
@@ -89,12 +96,31 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     if config.layer_decay < 1:
         parts.append(scale_by_layer(config.layer_decay))
     parts.append(optax.scale_by_learning_rate(config.schedule.build(steps)))
+    parts += held  # their weights do not decay
     if not config.frozen:
         return optax.chain(*parts)
 
     def label(params: Any) -> Any:
+        _check_frozen(params, config.frozen)
         trained = without(params, config.frozen)
         return jax.tree.map(lambda t: "trained" if t else "frozen", trained)
 
     kinds = {"trained": optax.chain(*parts), "frozen": optax.set_to_zero()}
     return optax.multi_transform(kinds, label)
+
+
+def _check_frozen(params: Any, patterns: tuple[str, ...]) -> None:
+    """Raises a UserError if a pattern freezes nothing, or if all that there is is frozen."""
+    paths = [path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    shown = ", ".join(paths[:: max(1, len(paths) // 5)])
+    for pattern in patterns:
+        if not any(re.search(pattern, path) for path in paths):
+            raise UserError(
+                f"optimizer.frozen {pattern!r} matches no parameter. Paths are as {shown}; for the "
+                f"first layers alone there is optimizer.frozen_layers."
+            )
+    if all(any(re.search(pattern, path) for pattern in patterns) for path in paths):
+        raise UserError(
+            f"optimizer.frozen {' '.join(map(repr, patterns))} freezes all parameters, and nothing "
+            f"is left to train. Paths are as {shown}."
+        )
