@@ -1,14 +1,17 @@
 """Each config of BERT's family, made small, trains on a folder of text, and names its source."""
 
 import ast
+import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.tasks.small_texts import write_texts
 from transformer_jax.cli.config_file import load_config
 from transformer_jax.cli.train import main
+from transformer_jax.training.schedules import WarmupLinear
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 NAMES = (
@@ -22,6 +25,10 @@ SMALL = (
 ).split()
 FINE_TUNED = ["answer", "choose", "classify", "tag"]  # see tests/tasks
 CONTINUES = {"bert_large_512": "bert_large", "biobert": "bert_base", "distilbert": "bert_base"}
+
+
+def doc_of(name):
+    return ast.get_docstring(ast.parse((CONFIGS / f"{name}.py").read_text()))
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +78,38 @@ def test_the_config_trains_on_ones_own_text(name, train_small):
     assert len(metrics) == 2 and "NaN" not in metrics[-1]
 
 
+def test_bert_base_goes_on_with_long_rows_by_the_flags_that_it_names(texts, train_small, tmp_path):
+    [flags] = re.findall(r"--train\.init_from DIR [^`]+", doc_of("bert_base"))
+    flags = flags.replace("DIR", str(train_small("bert_base"))).split()
+    where = ["--config", str(CONFIGS / "bert_base.py"), "--data.path", str(texts)]
+    sizes = [*SMALL[: SMALL.index("--data.row-length")], "--model.num-layers", "2"]
+    sizes += ["--model.vocab-size", "64", "--workdir", str(tmp_path / "run")]
+    assert main([*where, *flags, *sizes]) == 0
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["learning_rate"] == pytest.approx(1.0101e-5)
+    data = json.loads((tmp_path / "run" / "config.json").read_text())["data"]
+    assert data["row_length"] == 512
+
+
+def test_the_second_phase_of_bert_base_has_the_rates_of_the_last_tenth_of_the_whole():
+    whole = load_config(CONFIGS / "bert_base.py")
+    doc = doc_of("bert_base")
+    value = {
+        name: float(re.search(rf"--{name} ([\d.e-]+)", doc)[1])
+        for name in ("train.steps", "optimizer.schedule.peak", "optimizer.schedule.warmup")
+    }
+    steps, peak, warmup = value.values()
+    later = WarmupLinear(peak=peak, warmup=int(warmup)).build(int(steps))
+    rates = whole.optimizer.schedule.build(whole.train.steps)
+    assert whole.train.stop_at + steps == whole.train.steps
+    for update in (0, 1, 50_000, 99_990):
+        want = rates(whole.train.stop_at + update)
+        np.testing.assert_allclose(later(update), want, rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", [*NAMES, *FINE_TUNED])
 def test_the_config_names_recipe_source_published_number_and_command(name):
-    path = CONFIGS / f"{name}.py"
-    doc = ast.get_docstring(ast.parse(path.read_text()))
+    doc = doc_of(name)
     assert re.search(r"arXiv:\d{4}\.\d{5}", doc) and "Published" in doc
     assert f"train.py --config configs/{name}.py" in doc
-    load_config(path)
+    load_config(CONFIGS / f"{name}.py")
