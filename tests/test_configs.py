@@ -5,12 +5,16 @@ import json
 import re
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
+from tests.cli.encoders import write_encoder
 from tests.tasks.small_texts import write_texts
 from transformer_jax.cli.config_file import load_config
 from transformer_jax.cli.train import main
+from transformer_jax.data.subword_tokenizers import load_tokenizer
+from transformer_jax.training.checkpoint import Checkpoints
 from transformer_jax.training.schedules import WarmupLinear
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -89,6 +93,26 @@ def test_bert_base_goes_on_with_long_rows_by_the_flags_that_it_names(texts, trai
     assert json.loads(lines[0])["learning_rate"] == pytest.approx(1.0101e-5)
     data = json.loads((tmp_path / "run" / "config.json").read_text())["data"]
     assert data["row_length"] == 512
+
+
+def test_biobert_goes_on_from_a_folder_of_hugging_face(texts, tmp_path, capfd):
+    bert = write_encoder(tmp_path / "bert", "pretraining", max_positions=64)
+    config, folder = ["--config", str(CONFIGS / "biobert.py")], str(tmp_path / "bert")
+    flags = [*config, "--data.path", str(texts), *SMALL, "--model.num-layers", "2"]
+    flags += ["--model.vocab-size", "50", "--model.max-positions", "64"]
+    start = ["--train.init-from", folder, "--data.tokenizer", folder]
+    still = ["--optimizer.schedule.peak", "0", "--workdir", str(tmp_path / "run")]
+    assert main([*flags, *start, *still]) == 0
+    checkpoints = Checkpoints(tmp_path / "run", read_only=True)
+    params = checkpoints.read_params(checkpoints.latest())
+    checkpoints.close()
+    jax.tree.map(np.testing.assert_array_equal, params, bert.params)
+    own = load_tokenizer(tmp_path / "run" / "tokenizer.json")
+    assert own.fingerprint == bert.tokenizer.fingerprint
+    capfd.readouterr()
+    write_encoder(tmp_path / "bert", "encoder", max_positions=64)  # nothing is left at random
+    assert main([*flags, *start, "--workdir", str(tmp_path / "other")]) == 1
+    assert "mlm_head/transform/dense/kernel (16, 16) is missing" in capfd.readouterr().err
 
 
 def test_the_second_phase_of_bert_base_has_the_rates_of_the_last_tenth_of_the_whole():
