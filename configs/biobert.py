@@ -4,8 +4,9 @@ Recipe (sections 2.2 and 3): from the weights and with the vocabulary of BERT-ba
 1 M updates (version 1.1); batch 192 of 512 tokens; what is not named there is as in BERT.
 Published: over BERT, +.62 F1 on entities, +2.80 F1 on relations, +12.24 MRR on questions.
 Command: `python train.py --config configs/biobert.py --data.path FOLDER --workdir DIR2
---train.init_from DIR --data.tokenizer DIR`, FOLDER with abstracts, and DIR a run of bert_base.py
-with `--model.vocab_size 28996 --data.no-lowercase`.
+--train.init_from DIR --data.tokenizer DIR`, FOLDER with abstracts, and DIR a Hugging Face folder
+of BERT-base, cased, with its pretraining heads (or its name, hf:google-bert/bert-base-cased, with
+the extra `hub`), or a run of bert_base.py with `--model.vocab_size 28996 --data.no-lowercase`.
 """
 
 from transformer_jax.models.bert import BertConfig

@@ -3,11 +3,13 @@
 import ast
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tests.cli.encoders import write_encoder
 from transformer_jax import (
@@ -22,7 +24,16 @@ from transformer_jax.cli import train as train_cli
 from transformer_jax.data.tokenizers import SentencePieceTokenizer
 
 ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+COMMANDS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+
+
+@pytest.mark.parametrize("name", [*CONFIGS, *COMMANDS])
+def test_every_config_and_every_installed_command_is_named(name):
+    text = "\n".join(path.read_text() for path in DOCUMENTS)
+    assert re.search(rf"`{name}`|\b{name}\.py\b" if name in CONFIGS else rf"`{name}`", text)
 
 
 def test_composing_as_the_readme_shows():

@@ -78,14 +78,17 @@ def test_a_paragraph_is_a_line_and_blank_lines_end_a_document(tmp_path, content)
     assert read(write(tmp_path, content)) == [["one", "two\u2028three"], ["four"]]
 
 
-def test_each_split_has_its_own_file_and_others_are_not_read(tmp_path):
-    for name in ("train", "valid", "test", "notes"):
+def test_each_split_has_its_own_file_and_others_are_not_read_and_named(tmp_path, recwarn):
+    for name in ("train", "valid", "test"):
         write(tmp_path, f"a {name}\n", name)
-    assert [read(tmp_path, s) for s in ("train", "valid", "test")] == [
-        [["a train"]],
-        [["a valid"]],
-        [["a test"]],
-    ]
+    read(tmp_path)
+    assert not [w for w in recwarn if "not read" in str(w.message)]
+    write(tmp_path, "a note\n", "notes")
+    with pytest.warns(match=r"1 beside train\.txt, valid\.txt, test\.txt are not read: notes\.txt"):
+        read(tmp_path)
+    with pytest.warns():
+        found = [read(tmp_path, s) for s in ("train", "valid", "test")]
+    assert found == [[["a train"]], [["a valid"]], [["a test"]]]
 
 
 def test_files_of_other_names_are_split_by_document_wherever_it_stands(tmp_path):

@@ -203,7 +203,7 @@ def test_a_folder_without_rows_is_refused_and_one_that_is_not_finished(copy, tmp
         (lambda text: text.replace('"cls_id"', '"bos_id"'), "cannot be read"),
         (lambda text: text.replace('"cls_id": 2', '"cls_id": 70'), BEYOND),
         (lambda text: text.replace('"sep_id": 3', '"sep_id": -1'), BEYOND),
-        (lambda text: text.replace('"version": 1', '"version": 2'), "is of version 2"),
+        (lambda text: text.replace('"version": 2', '"version": 1'), "is of version 1"),
     ],
 )
 def test_a_damaged_index_and_one_of_another_version_are_refused(copy, change, complaint):
@@ -261,7 +261,7 @@ def test_a_shard_with_foreign_records_is_named(copy, record):
     index["splits"]["train"]["shards"][0]["bytes"] = shard.stat().st_size
     (copy / "rows.json").write_text(json.dumps(index))
     rows = PreparedRows(copy, "train")
-    with pytest.raises(UserError, match=rf"{shard.name} has a record that is no row of version 1"):
+    with pytest.raises(UserError, match=rf"{shard.name} has a record that is no row of version 2"):
         rows.build(rows.plan(0, seed=0)[:])
 
 

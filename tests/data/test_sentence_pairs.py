@@ -80,7 +80,8 @@ def test_each_token_stands_once_in_true_text_and_no_example_is_too_long(
     used = times_used(documents, [segment for pair in spans(sop) for segment in pair])
     assert used.max() == 1
     for start, end in zip(borders[:-1], borders[1:], strict=True):
-        assert (used[start : max(start, end - 1)] == 1).all()  # only a last token may be left over
+        left = np.flatnonzero(used[start:end] == 0).tolist()
+        assert left in ([], [0], [end - start - 1])  # only a token at an end may be left over
 
     full = full_sentences(documents, **arguments)
     assert (times_used(documents, [s for e in spans(full) for s in e]) == 1).all()
@@ -106,9 +107,9 @@ def test_each_token_stands_once_in_true_text_and_no_example_is_too_long(
 @pytest.mark.parametrize("max_tokens", [16, 64])
 def test_half_of_the_pairs_have_label_1(pairs, max_tokens):
     documents = random_documents(400)
-    labels = np.concatenate(
-        [pairs(documents, max_tokens=max_tokens, seed=0, epoch=e).labels for e in range(3)]
-    )
+    found = [pairs(documents, max_tokens=max_tokens, seed=0, epoch=e) for e in range(3)]
+    # The last token of a document, if it is left over, has nothing that could continue it.
+    labels = np.concatenate([examples.labels[examples.sizes[::2] > 1] for examples in found])
     assert set(labels.tolist()) == {0, 1}
     assert abs(labels.mean() - 0.5) < 4 * 0.5 / np.sqrt(len(labels))
 
@@ -157,21 +158,61 @@ def test_a_random_second_segment_fills_the_room_like_a_true_one():
     assert random.mean() == pytest.approx(true.mean(), rel=0.05)
 
 
-def test_random_second_segments_come_from_all_paragraphs_alike():
-    sizes = [[4] * 10, [4] * 3, [4], [], [4, 0, 4]]
-    documents = documents_of(sizes)
-    offsets = documents.paragraphs.offsets
-    counts = np.zeros(len(offsets) - 1)
+def test_random_second_segments_come_from_all_other_documents_alike():
+    documents = documents_of([[4, 2, 3, 4]] * 7)
+    counts = np.zeros(7)
     for epoch in range(400):
         examples = nsp_pairs(documents, max_tokens=19, seed=0, epoch=epoch)
         for (a, b), label in zip(spans(examples), examples.labels, strict=True):
             if label and document_at(documents, a[0]) == 0:
-                counts[np.searchsorted(offsets, b[0], side="right") - 1] += 1
-    assert (counts[:10] == 0).all()
-    others = np.delete(counts[10:], 5)  # the empty paragraph of the last document
-    assert counts[15] == 0 and others.sum() > 500
+                counts[document_at(documents, b[0])] += 1
+    others = counts[1:]
+    assert counts[0] == 0 and others.sum() > 400
     chi_square = ((others - others.mean()) ** 2 / others.mean()).sum()
     assert chi_square < 25.7  # 5 degrees of freedom, p = 0.0001
+
+
+def prose_like(count=1500, seed=0):
+    """Documents of paragraphs of very different lengths."""
+    random = np.random.default_rng(seed)
+    sizes = [2 + random.lognormal(2.5, 1.0, random.integers(1, 12)) for _ in range(count)]
+    return documents_of([d.astype(int).tolist() for d in sizes], word=1)
+
+
+@pytest.mark.parametrize("pairs", [nsp_pairs, sop_pairs])
+@pytest.mark.parametrize(("max_tokens", "cell"), [(32, 2), (64, 4), (256, 16)])
+def test_the_lengths_of_the_segments_do_not_tell_the_label(pairs, max_tokens, cell):
+    documents = prose_like()
+    tables = np.zeros((2, 256 // cell + 1, 256 // cell + 1))  # label 1 less label 0, per lengths
+    halves = []
+    for epoch in range(2):
+        examples = pairs(documents, max_tokens=max_tokens, seed=0, epoch=epoch)
+        half = np.searchsorted(documents.token_borders, examples.starts[::2], side="right") % 2
+        sizes = examples.sizes.reshape(-1, 2)
+        used = sizes[:, 0] > 1  # the last token of a document has nothing that could continue it
+        found = (half, *(sizes // cell).T, 2 * examples.labels - 1)
+        halves.append([values[used] for values in found])
+        np.add.at(tables, tuple(halves[-1][:3]), halves[-1][3])
+    half, a, b, sign = map(np.concatenate, zip(*halves, strict=True))
+    # Learnt from every other document, tried on the rest.
+    right = (1 + np.sign(tables[1 - half, a, b]) * sign) / 2
+    assert len(right) > 2000
+    assert right.mean() < 0.5 + 3 * 0.5 / np.sqrt(len(right))
+
+
+def test_random_second_segments_are_cut_like_true_ones():
+    documents = prose_like()
+    between = set(documents.paragraphs.offsets.tolist())
+    examples = nsp_pairs(documents, max_tokens=64, seed=0, epoch=0)
+    inside, borders, titles = {0: [], 1: []}, set(documents.token_borders.tolist()), 0
+    for (_, b), label in zip(spans(examples), examples.labels.tolist(), strict=True):
+        inside[label].append([place not in between for place in b])
+        titles += b[0] in borders
+    assert titles < 0.02 * len(examples)  # a true B never begins a document
+    true, random = np.mean(inside[0], axis=0), np.mean(inside[1], axis=0)
+    deviation = np.sqrt(true * (1 - true) * (1 / len(inside[0]) + 1 / len(inside[1])))
+    assert (true > 0.02).all()  # the law is not empty
+    assert (np.abs(true - random) < 4 * deviation).all()
 
 
 def test_where_a_second_segment_begins_does_not_tell_the_label():
@@ -252,17 +293,17 @@ def test_examples_do_not_depend_on_the_machine():
 NSP = (
     [
         [(0, 3), (16, 19)],
-        [(3, 7), (14, 16)],
+        [(3, 7), (16, 19)],
         [(7, 8), (8, 9)],
         [(9, 12), (12, 14)],
-        [(14, 16), (9, 14)],
+        [(14, 16), (3, 7)],
         [(16, 19), (19, 22)],
     ],
     [1, 1, 0, 0, 1, 0],
 )
 SOP = (
-    [[(3, 7), (0, 3)], [(8, 9), (7, 8)], [(9, 12), (12, 14)], [(14, 16), (16, 22)]],
-    [1, 1, 0, 0],
+    [[(7, 9), (3, 7)], [(0, 1), (1, 3)], [(9, 12), (12, 14)], [(14, 16), (16, 22)]],
+    [1, 0, 0, 0],
 )
 FULL = [[(9, 14), (14, 16)], [(16, 22)], [(0, 9)]]
 

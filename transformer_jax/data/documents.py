@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,8 @@ class Source:
 def open_source(path: str, *, data_dir: str | None = None) -> Source:
     """Finds a corpus and its size; prose is prepared if need be.
 
+    Files that stand beside train.txt, valid.txt or test.txt are left out with a warning.
+
     Args:
       path: as for `read_documents`.
       data_dir: where TFDS keeps prepared data. None means TFDS's own default for `tfds:`, and
@@ -173,6 +176,14 @@ def _of_folder(folder: Path) -> Source:
     files = sorted(file for file in folder.glob("*.txt") if file.is_file())
     by_hash = {file.stem for file in files}.isdisjoint(SPLITS)
     used = {file.stem: file for file in files if by_hash or file.stem in SPLITS}
+    if ignored := [file.name for file in files if file.stem not in used]:
+        names = ", ".join(ignored[:3]) + (", ..." if len(ignored) > 3 else "")
+        read = ", ".join(f"{split}.txt" for split in SPLITS if split in used)
+        warnings.warn(
+            f"{folder}: of its *.txt files, {len(ignored)} beside {read} are not read: {names}. "
+            f"Add them to these, or move them to another folder.",
+            stacklevel=4,
+        )
     if not used:
         raise UserError(f"{folder} has no *.txt files. Accepted are: {_ACCEPTED}.")
     sizes = {stem: file.stat().st_size for stem, file in used.items()}

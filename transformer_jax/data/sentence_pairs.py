@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from transformer_jax.data.pipeline import Ragged
+from transformer_jax.data.stand_ins import stand_ins
 from transformer_jax.errors import UserError
 
 SHORT_SHARE = 0.1  # of the pairs aim at a random length (arXiv:1810.04805, appendix A.2)
@@ -92,11 +93,14 @@ def nsp_pairs(documents: Documents, *, max_tokens: int, seed: int, epoch: int) -
     """Pairs for next-sentence prediction (arXiv:1810.04805, section 3.1 and appendix A.2).
 
     A chunk of whole paragraphs of a document is cut between two of them into A and B. Of half the
-    pairs B stays: label 0. Of the others B is replaced by a segment from a random place in the
-    other documents and the text of the old B goes back, to begin the next chunk: label 1. So each
-    token stands once in an A or a true B. A chunk of one paragraph is cut near its middle, and the
-    random B of such a pair begins near the middle of a paragraph too: where B begins tells nothing.
-    Only a chunk of one token, which has no middle, is always label 1.
+    pairs B stays: label 0. Of the others the text of B goes back, to begin the next chunk, and the
+    B of a chunk of another document takes its place: label 1. So each token stands once in an A or
+    a true B. A chunk of one paragraph is cut near its middle.
+
+    What replaces a B is of its size or the nearest that there is, and begins inside a paragraph if
+    it does: neither sizes nor borders tell the label. Two exceptions are few in a large corpus:
+    where no such B fits, a random paragraph stands for it; and a chunk of one token, which has no
+    B, always has label 1.
 
     Args:
       documents: the corpus.
@@ -117,11 +121,15 @@ def nsp_pairs(documents: Documents, *, max_tokens: int, seed: int, epoch: int) -
         )
     random = _philox(seed, epoch)
     chunks = _chunks(documents, _room(max_tokens, 3), _raw(random), put_back=True)
-    document, start, size, cut, limit, alone, label = chunks.T
-    others = np.flatnonzero(label)
+    document, start, size, cut, limit, _, label = chunks.T
     b_start, b_size = start + cut, size - cut
-    b_start[others], b_size[others] = _random_segments(
-        documents, document[others], (limit - cut)[others], alone[others], random
+    stand_in = np.where(
+        label == 1, stand_ins(chunks[:, :6], random.random_raw(len(chunks))), np.arange(len(chunks))
+    )
+    b_start, b_size = b_start[stand_in], b_size[stand_in]
+    none = np.flatnonzero(stand_in < 0)
+    b_start[none], b_size[none] = _random_paragraphs(
+        documents, document[none], (limit - cut)[none], random
     )
     return _pairs(start, cut, b_start, b_size, label)
 
@@ -132,6 +140,9 @@ def sop_pairs(documents: Documents, *, max_tokens: int, seed: int, epoch: int) -
     Two consecutive segments of a document, chosen as those of `nsp_pairs`: in their order, label 0;
     of half the pairs swapped, label 1. Each token stands in one pair, but for a single token that
     is all that is left of a document and cannot be a pair; it is left out.
+
+    A chunk that is filled from its first paragraph on ends with the short ones that still fit. So
+    half of the documents are cut into chunks from their end: the sizes do not tell the order.
 
     Args:
       documents: the corpus.
@@ -203,11 +214,16 @@ def _chunks(documents: Documents, most: int, raw: Iterator[int], *, put_back: bo
 
     The columns: document; start and size in tokens; the size of A, below the whole size unless
     that is 1; the tokens that the pair aims at; whether the chunk is of one paragraph; label.
-    With `put_back` the next chunk begins with the B of a chunk whose label is 1.
+    With `put_back` the next chunk begins with the B of a chunk whose label is 1; without it, half
+    of the documents are read from their end.
     """
-    word_starts, found = documents.word_starts, array.array("q")
+    found, total = array.array("q"), len(documents.word_starts)
+    backward = np.append(True, documents.word_starts[::-1])  # place p of it is total - p
     for document in range(len(documents.borders) - 1):
-        ends = _paragraph_ends(documents, document)
+        ends, word_starts = _paragraph_ends(documents, document), documents.word_starts
+        turned = not put_back and bool(next(raw) >> 63)
+        if turned:
+            ends, word_starts = [total - end for end in reversed(ends)], backward
         at = ends[0]
         while at < ends[-1]:
             short = next(raw) < int(SHORT_SHARE * _TOP)
@@ -223,20 +239,17 @@ def _chunks(documents: Documents, most: int, raw: Iterator[int], *, put_back: bo
                 end = _cut(word_starts, middle, at + limit)
             else:  # two tokens or more, unless the document has but one
                 end = ends[first] if last == first else _cut(word_starts, at + 1, at + limit)
-                middle = _cut(word_starts, at, at + (end - at + 1) // 2)
+                middle = _middle(word_starts, at, end, later=bool(inner >> 63))
                 if end - at == 1 and put_back:
                     label = 1  # nothing can continue
-            found.extend((document, at, end - at, middle - at, limit, alone, label))
+            start, cut = (total - end, end - middle) if turned else (at, middle - at)
+            found.extend((document, start, end - at, cut, limit, alone, label))
             at = middle if label and put_back else end
     return np.array(found, np.int64).reshape(-1, 7)
 
 
-def _random_segments(documents, document, room, alone, random):
-    """Segments of at most room [m] tokens, from the paragraphs of all documents but document [m].
-
-    Each begins with a random paragraph, or near its middle if it is `alone` (and then ends with
-    it), and has as many whole paragraphs as there is room for.
-    """
+def _random_paragraphs(documents, document, room, random):
+    """Random paragraphs of all documents but document [m], cut to at most room [m] tokens."""
     offsets, text = documents.paragraphs.offsets, np.flatnonzero(documents.paragraphs.lengths)
     borders = np.searchsorted(text, documents.borders)  # in paragraphs with text
     here, behind = borders[document], borders[document + 1]
@@ -244,16 +257,9 @@ def _random_segments(documents, document, room, alone, random):
     chosen = (raw % (len(text) - (behind - here)).astype(np.uint64)).astype(np.int64)
     chosen += np.where(chosen >= here, behind - here, 0)
     start, end = offsets[text[chosen]], offsets[text[chosen] + 1]
-    middles = start[alone == 1] + (end - start)[alone == 1] // 2
-    start[alone == 1] = _cuts(documents.word_starts, start[alone == 1], middles)
-    # The last paragraph that still fits, of the same document.
-    of = np.searchsorted(borders, chosen, side="right") - 1
-    fitting = offsets[np.searchsorted(offsets, start + room, side="right") - 1]
-    fitting = np.minimum(fitting, documents.token_borders[of + 1])
-    fitting = np.where(alone == 1, np.minimum(fitting, end), fitting)
-    cut = fitting <= start
-    fitting[cut] = _cuts(documents.word_starts, start[cut], (start + room)[cut])
-    return start, fitting - start
+    cut = end > start + room
+    end[cut] = _cuts(documents.word_starts, start[cut], (start + room)[cut])
+    return start, end - start
 
 
 def _cut(word_starts: np.ndarray, start: int, end: int) -> int:
@@ -262,6 +268,17 @@ def _cut(word_starts: np.ndarray, start: int, end: int) -> int:
         if place < len(word_starts) and word_starts[place]:
             return place
     return end
+
+
+def _middle(word_starts: np.ndarray, start: int, end: int, *, later: bool) -> int:
+    """Where a word begins nearest to the middle, on the side that is asked for if one does there.
+
+    If none begins inside, the middle itself.
+    """
+    half = max(start + 1, (start + end + later) // 2)
+    down, up = range(min(half, end - 1), start, -1), range(half, end)
+    sides = (up, down) if later else (down, up)
+    return next((place for side in sides for place in side if word_starts[place]), half)
 
 
 def _cuts(word_starts: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:

@@ -17,7 +17,8 @@ class TrainConfig:
     Attributes:
       steps: updates of the whole run, the horizon of the schedule.
       init_from: folder of a run whose newest parameters this one starts from, in place of random
-        ones; its optimizer's state stays behind. Or a Hugging Face folder of an encoder.
+        ones; its optimizer's state stays behind. Or a Hugging Face folder: an encoder to fine-tune,
+        or with its pretraining heads to go on with.
       stop_at: ends this start of the run after that many updates; the horizon stays.
       batch_size: rows of a batch over all devices.
       microbatches: parts that a batch is cut into to save memory.
