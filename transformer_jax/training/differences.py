@@ -14,6 +14,7 @@ MAY_CHANGE = (
     "mesh",
     "task.beam_size",
     "task.length_penalty",
+    "task.threshold",
     "train.average_last",
     "train.checkpoint_dir",
     "train.checkpoint_every",
