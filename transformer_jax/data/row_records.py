@@ -75,11 +75,12 @@ def write_shard(path: Path, records: Iterable[bytes]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def decode_rows(records: Sequence[bytes]) -> tuple[Documents, list[np.ndarray]]:
+def decode_rows(records: Sequence[bytes], vocab_size: int) -> tuple[Documents, list[np.ndarray]]:
     """Records as a corpus and as rows that refer to it, for `encoder_rows.build_rows`.
 
     Raises:
-      ValueError: one is no row; its place in `records` is the argument.
+      ValueError: one is no row, or has a token beyond the vocabulary; its place in `records` is the
+        argument.
     """
     lengths, rest = np.divmod(np.array([len(record) for record in records], np.int64), 4)
     if rest.any():
@@ -89,7 +90,13 @@ def decode_rows(records: Sequence[bytes]) -> tuple[Documents, list[np.ndarray]]:
     if not (counts > 0).all():
         raise ValueError(int(np.argmin(counts)))
     tables = np.split(table, np.cumsum(counts)[:-1]) if len(records) else []
-    return _corpus(words), tables
+    corpus = _corpus(words)
+    where = _ranges(table["start"], table["size"])
+    beyond = corpus.paragraphs.tokens[where] >= vocab_size
+    if beyond.any():
+        place = where[np.argmax(beyond)]
+        raise ValueError(int(np.searchsorted(np.cumsum(lengths), place, side="right")))
+    return corpus, tables
 
 
 def _segments(words: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -101,7 +101,9 @@ def config_from(settings: Mapping[str, Any], where: str) -> BertConfig:
     values, odd = dict(_FIXED[family]), []
     for ours, (theirs, default) in _FIELDS[family].items():
         value = settings.get(theirs, default)
-        if type(value) is not type(default) and not (type(default) is float and value == 0):
+        if type(default) is float and type(value) is int:
+            value = float(value)
+        if type(value) is not type(default):
             odd.append(f"{theirs}={value!r:.40}")
         values[ours] = value
     if odd:
@@ -125,13 +127,15 @@ def config_from(settings: Mapping[str, Any], where: str) -> BertConfig:
         raise UserError(f"{where}: {error}") from error
 
 
-def head_dropout_from(settings: Mapping[str, Any]) -> float:
-    """The dropout before the head of a task."""
+def head_dropout_from(settings: Mapping[str, Any], where: str) -> float:
+    """The dropout before the head of a task; raises a UserError if it cannot be."""
     family = settings["model_type"]
     default = {"distilbert": 0.2, "albert": 0.1}.get(family)
     value = settings.get(_HEAD_DROPOUT[family], default)
     if value is None:  # BERT and RoBERTa then take that of the encoder
         value = settings.get("hidden_dropout_prob", 0.1)
+    if type(value) not in (int, float) or not 0 <= value < 1:
+        raise UserError(f"{where}: {_HEAD_DROPOUT[family]}={value!r:.40} cannot be.")
     return float(value)
 
 
