@@ -18,6 +18,7 @@ ROOMS = (
     "typing",
     "errors",
     "files",
+    "parsing",
     "interrupts",
     "layers",
     "models",
@@ -151,6 +152,60 @@ def test_importing_the_package_brings_in_jax_and_flax_only():
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == [PACKAGE]
+
+
+# What runs or imports what a file or a name says, and where that is meant.
+MEANT = {
+    ("cli/config_file.py", "exec_module"),  # --config FILE.py is a program of the user's
+    ("__init__.py", "import_module"),  # of a room of our own
+    ("data/tfds_builders.py", "import_module"),  # of a data set of TFDS
+}
+RUNS = "eval exec compile".split()  # as functions; `re.compile` is another thing
+UNPACKS = "__import__ exec_module import_module extract extractall".split()
+PICKLES = "pickle marshal shelve yaml dill joblib".split()
+
+
+def runs_files(source: str) -> Iterator[str]:
+    """The functions that a file calls to run, unpickle or unpack what another file holds."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Call(func=ast.Name(id=name)) if name in (*RUNS, *UNPACKS):
+                yield name
+            case ast.Call(func=ast.Attribute(attr=name)) if name in UNPACKS:
+                yield name
+            case ast.Attribute(value=ast.Name(id="np" | "numpy" | "torch"), attr="load"):
+                yield "load"
+            case ast.Import(names=names):
+                yield from (alias.name for alias in names if alias.name in PICKLES)
+            case ast.ImportFrom(module=name) if name in PICKLES:
+                yield name
+
+
+def test_nothing_runs_what_a_file_says():
+    found = {
+        (path.relative_to(ROOT / PACKAGE).as_posix(), name)
+        for path in package_files()
+        for name in runs_files(path.read_text("utf-8"))
+    }
+    assert found == MEANT
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "eval(x)",
+        "__import__(x)",
+        "spec.loader.exec_module(x)",
+        "np.load(x)",
+        "torch.load(x)",
+        "import pickle",
+        "from yaml import load",
+        "archive.extractall(x)",
+    ],
+)
+def test_what_runs_a_file_is_found(statement):
+    assert len(set(runs_files(statement))) == 1
+    assert not set(runs_files("re.compile(x); json.loads(x); model.eval(); import pickletools"))
 
 
 # Written in pieces, so that this file does not name what it looks for.

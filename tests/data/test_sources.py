@@ -149,6 +149,15 @@ def test_an_unknown_dataset_is_an_error(tmp_path, name):
         read(f"tfds:{name}", data_dir=str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "name", ["huggingface:glue", "kaggle:x/y", "x:y:1.0.0", "os.path", "x/y/z"]
+)
+def test_a_data_set_of_a_namespace_is_refused(tmp_path, name):
+    """TFDS would load the code of others for it."""
+    with pytest.raises(UserError, match="a name is NAME, NAME/CONFIG or NAME/CONFIG:VERSION"):
+        read(f"tfds:{name}", data_dir=str(tmp_path))
+
+
 def write_catalog(folder, count):
     """A catalog of `count` messages, in the .mo format of one table after the other."""
     import struct

@@ -117,7 +117,7 @@ def test_tensors_have_the_names_and_layout_of_transformers(own, saved):
         (dict(decoder_layers=0), "model.decoder_layers=0 must be"),
         (dict(dropout=1), "model.dropout_rate=1 must be"),
         (dict(dropout="0.1"), "dropout='0.1' cannot be"),
-        (dict(attention_dropout=float("nan")), "model.attention_dropout_rate=nan must be"),
+        (dict(attention_dropout=2.0), "model.attention_dropout_rate=2.0 must be"),
         (dict(scale_embedding="yes"), "scale_embedding='yes' cannot be"),
         (dict(activation_function="mish"), "activation_function 'mish' is none of relu, gelu"),
         (dict(activation_function=["relu"]), r"activation_function=\['relu'\] cannot be"),
@@ -128,6 +128,11 @@ def test_tensors_have_the_names_and_layout_of_transformers(own, saved):
 def test_sizes_and_settings_that_cannot_be_are_named(folder, changes, message):
     edit(folder, **changes)
     message_of(folder, rf"config\.json: .*{message}")
+
+
+def test_a_number_that_is_none_is_damage(folder):
+    edit(folder, attention_dropout=float("nan"))
+    message_of(folder, r"config\.json is damaged: it has the number NaN, which is not finite")
 
 
 def test_a_config_that_leaves_sizes_out_means_marians_defaults():

@@ -151,7 +151,9 @@ def test_best_checkpoint_survives_newer_ones(tmp_path, whole_run):
     checkpoints.close()
     reopened = Checkpoints(tmp_path, read_only=True)
     assert (reopened.steps(), reopened.best(), reopened.latest()) == ([2, 4], 2, 4)
-    shape = {"w": jax.ShapeDtypeStruct((2,), jax.numpy.float32, sharding=jax.numpy.ones(2).sharding)}
+    shape = {
+        "w": jax.ShapeDtypeStruct((2,), jax.numpy.float32, sharding=jax.numpy.ones(2).sharding)
+    }
     np.testing.assert_array_equal(reopened.average([2, 4], shape)["w"], [3.0, 3.0])
 
 

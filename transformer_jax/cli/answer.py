@@ -24,6 +24,7 @@ from transformer_jax.data.squad import Question
 from transformer_jax.errors import UserError
 from transformer_jax.models.bert_tasks import BertReader
 from transformer_jax.parallel.mesh import MeshConfig, make_mesh
+from transformer_jax.parsing import parse_json
 from transformer_jax.tasks.answer_search import Answer, final_answer
 from transformer_jax.tasks.reader import Reader
 
@@ -109,8 +110,8 @@ def _answer(
 def _question(line: str) -> Question | str:
     """The question of a line, or what is wrong with it."""
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
+        record = parse_json(line.encode())
+    except ValueError:
         return "is no JSON"
     if not isinstance(record, dict):
         return "is no JSON object"

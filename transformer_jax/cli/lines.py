@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import functools
 import io
 import itertools
 import os
@@ -13,6 +15,8 @@ from transformer_jax.interrupts import sure_interrupts
 
 # Some lines without what is around them, and the number of the first; to the lines of output.
 Answer = Callable[[Sequence[str], int], Iterable[str]]
+
+_LONGEST = 1 << 26  # bytes of a line: what is longer is none, and may have no end
 
 
 def answer_lines(
@@ -52,9 +56,16 @@ def answer_lines(
 def read_lines(
     program: str, chunk: int, around: str | None = None
 ) -> Iterator[tuple[list[str], int]]:
-    """So many lines of stdin at a time, without what is around them; and the first's number."""
+    """So many lines of stdin at a time, without what is around them; and the first's number.
+
+    A BOM is tolerated.
+
+    Raises:
+      UserError: a line has more than 64 MB.
+    """
+    lines = iter(functools.partial(sys.stdin.buffer.readline, _LONGEST + 1), b"")
     first = 1
-    while read := list(itertools.islice(sys.stdin.buffer, chunk)):
+    while read := list(itertools.islice(lines, chunk)):
         texts = [_text(line, number, program) for number, line in enumerate(read, first)]
         yield [text.strip(around) for text in texts], first
         first += len(read)
@@ -62,6 +73,10 @@ def read_lines(
 
 def _text(line: bytes, number: int, program: str) -> str:
     """A line's text; what is no UTF-8 is replaced, and said."""
+    if len(line) > _LONGEST:
+        raise UserError(f"line {number} has more than {_LONGEST:,} bytes. Divide it.")
+    if number == 1:
+        line = line.removeprefix(codecs.BOM_UTF8)
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError:

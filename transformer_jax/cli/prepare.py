@@ -18,7 +18,7 @@ from transformer_jax.data.corpus_rows import MAKERS
 from transformer_jax.data.documents import Source, open_source
 from transformer_jax.data.prepare import Recipe, finish, plan_jobs, run_job
 from transformer_jax.data.prepare_engines import run_beam, run_processes
-from transformer_jax.data.prepared_rows import SETTINGS, Shard
+from transformer_jax.data.rows_index import SETTINGS, Shard
 from transformer_jax.data.sources import SPLITS
 from transformer_jax.data.subword_tokenizers import load_tokenizer
 from transformer_jax.errors import UserError

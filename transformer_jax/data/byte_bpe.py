@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
@@ -15,6 +14,7 @@ from transformer_jax.data.tokenizer_json import JsonTokenizer, check_size, setti
 from transformer_jax.data.tokenizers import MAX_TRAINING_SENTENCES, _sample, parts
 from transformer_jax.errors import UserError
 from transformer_jax.files import write_whole
+from transformer_jax.parsing import parse_json
 
 BOS, PAD, EOS, UNK, MASK = SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")  # ids 0 to 4
 _MAX_WORD = 1000  # bytes; training passes over what is longer
@@ -169,8 +169,8 @@ def _file(tokenizer: Tokenizer) -> bytes:
 
 def _read_vocabulary(path: str | os.PathLike[str]) -> dict[str, int]:
     try:
-        found = json.loads(read_tokenizer(path))
-    except (ValueError, RecursionError) as error:
+        found = parse_json(read_tokenizer(path))
+    except ValueError as error:
         raise UserError(f"{path} is damaged: {error}.") from error
     if not isinstance(found, dict) or any(
         type(i) is not int or not 0 <= i < len(found) for i in found.values()
@@ -181,11 +181,11 @@ def _read_vocabulary(path: str | os.PathLike[str]) -> dict[str, int]:
 
 def _read_merges(path: str | os.PathLike[str]) -> Sequence[tuple[str, str]]:
     try:
-        lines = read_tokenizer(path).decode().replace("\r\n", "\n").split("\n")
+        text = read_tokenizer(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is no merges.txt: it is not UTF-8 ({error}).") from error
     pairs = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), start=1):
         if not line or (number == 1 and line.startswith("#version")):
             continue
         first, _, second = line.partition(" ")

@@ -19,6 +19,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from transformer_jax.errors import UserError
+from transformer_jax.parsing import read_regular
 
 Pair = tuple[str, str]
 
@@ -146,7 +147,7 @@ def read_catalog(path: Path) -> list[Pair]:
       UserError: the file is damaged.
     """
     try:
-        return list(parse_mo(path.read_bytes()))
+        return list(parse_mo(read_regular(path)))
     except (OSError, ValueError, LookupError, struct.error) as error:
         raise UserError(
             f"{path} is not a gettext catalog that can be read: {error}. Reinstall the package "
@@ -164,13 +165,16 @@ def parse_mo(data: bytes) -> Iterator[Pair]:
         raise ValueError("it does not start as a .mo file")
     order = _BYTE_ORDER[data[:4]]
     count, *tables = struct.unpack_from(f"{order}3I", data, 8)
-    charset = "utf-8"
+    charset, left = "utf-8", len(data)  # texts lie apart from one another
     for i in range(count):
         sides = []
         for table in tables:
             length, start = struct.unpack_from(f"{order}2I", data, table + 8 * i)
             if start + length > len(data):
                 raise ValueError(f"message {i} lies beyond its end")
+            left -= length
+            if left < 0:
+                raise ValueError(f"message {i} overlaps others")
             sides.append(data[start : start + length])
         if not sides[0]:  # the header, which is first because messages are sorted
             declared = re.search(rb"charset=([\w.:-]+)", sides[1])

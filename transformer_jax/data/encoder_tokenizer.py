@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from transformer_jax.errors import UserError
+from transformer_jax.parsing import read_regular
 
 
 class Encoded(NamedTuple):
@@ -100,10 +100,9 @@ def texted(ids: Sequence[int], vocab_size: int, silent: frozenset[int]) -> list[
 def read_tokenizer(path: str | os.PathLike[str]) -> bytes:
     """A tokenizer's file; raises a UserError that names it."""
     try:
-        return Path(path).read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
-        reason = getattr(error, "strerror", None) or error
+        return read_regular(path)
+    except OSError as error:
         raise UserError(
-            f"The tokenizer {path} cannot be read: {reason}. It lies in the folder of the run that "
-            f"trained it."
+            f"The tokenizer {path} cannot be read: {error.strerror}. It lies in the folder of the "
+            f"run that trained it."
         ) from error

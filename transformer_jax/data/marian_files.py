@@ -11,6 +11,7 @@ import sentencepiece
 
 from transformer_jax.errors import UserError
 from transformer_jax.files import write_whole
+from transformer_jax.parsing import parse_json, read_regular
 
 _ADDED = "added_tokens_decoder"  # the setting in which `transformers` keeps tokens that it added
 _ADDING = (_ADDED, "_special_tokens", "_token")  # how settings end whose tokens are added
@@ -76,7 +77,7 @@ def read_vocabulary(path: Path) -> dict[str, int]:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except OSError as error:
         raise UserError(
             f"{path} cannot be read: {error.strerror}. A Marian folder has source.spm, target.spm "
@@ -91,8 +92,8 @@ def _optional(path: Path) -> dict[str, Any]:
 def _object(path: Path) -> dict[str, Any]:
     data = _read(path)
     try:
-        found = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        found = parse_json(data)
+    except ValueError as error:
         raise UserError(f"{path} is damaged: {error}.") from error
     if not isinstance(found, dict):
         raise UserError(f"{path} holds no JSON object.")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import sentencepiece
 
+from transformer_jax.data.encoder_tokenizer import well_formed
 from transformer_jax.data.marian_files import (
     check_added,
     read_sentencepiece,
@@ -147,7 +148,7 @@ class MarianTokenizer:
         pieces = []
         if text.startswith(">>") and (end := text.find("<<")) >= 0:
             pieces, text = [text[: end + 2]], text[end + 2 :]
-        pieces += processor.encode(text, out_type=str)
+        pieces += processor.encode(well_formed(text), out_type=str)
         return [vocabulary.get(piece, self.unk_id) for piece in pieces]
 
     def _digest(self) -> str:

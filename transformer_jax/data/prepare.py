@@ -26,12 +26,13 @@ from transformer_jax.data.corpus_rows import MAKERS, ExampleKind, tokenise
 from transformer_jax.data.documents import Source, Unit
 from transformer_jax.data.encoder_rows import EncoderRows, plan_rows
 from transformer_jax.data.encoder_tokenizer import EncoderTokenizer
-from transformer_jax.data.prepared_rows import INDEX, SETTINGS, Shard, read_index
 from transformer_jax.data.row_records import LONGEST_ROW, VERSION, encode_rows, write_shard
+from transformer_jax.data.rows_index import INDEX, SETTINGS, Shard, read_index
 from transformer_jax.data.sentence_pairs import Documents, Examples
 from transformer_jax.data.subword_tokenizers import load_tokenizer
 from transformer_jax.errors import UserError
 from transformer_jax.files import file_hash, remove_temporaries, write_whole
+from transformer_jax.parsing import parse_json, parse_npy, read_regular
 
 _STREAM = 0x5F1  # keeps the bits of the order apart from those of packing
 
@@ -145,8 +146,9 @@ def run_job(job: Job) -> None:
 def finished(job: Job) -> Shard | None:
     """The shard of a job, if it is there and undamaged. It has no rows if it has no file."""
     try:
-        shard = Shard(**json.loads(job.path.with_suffix(".json").read_bytes()))
-        whole = file_hash(job.path.with_suffix(".npy")) == shard.counts
+        shard = Shard(**parse_json(read_regular(job.path.with_suffix(".json"))))
+        whole = shard.name == job.path.name
+        whole = whole and file_hash(job.path.with_suffix(".npy")) == shard.counts
         whole = whole and (not shard.rows or file_hash(job.path) == shard.sha256)
     except (OSError, ValueError, TypeError):
         return None
@@ -175,8 +177,8 @@ def finish(jobs: Sequence[Job]) -> dict[str, list[Shard]]:
                 f"leave the split out with --splits."
             )
         parts = [job.path.with_suffix(".npy") for job in jobs if job.unit.split == split]
-        _save(folder / f"{split}.npy", functools.reduce(np.add, map(np.load, parts)))
-    index = json.loads((folder / SETTINGS).read_bytes())
+        _save(folder / f"{split}.npy", functools.reduce(np.add, map(_load, parts)))
+    index = parse_json(read_regular(folder / SETTINGS))
     index["splits"] = _other_splits(folder, recipe) | {
         split: {"shards": [dataclasses.asdict(shard) for shard in shards if shard.rows]}
         for split, shards in splits.items()
@@ -206,7 +208,7 @@ def write_settings(folder: Path, settings: dict[str, Any]) -> None:
         write_whole(path, _json(settings))
         return
     try:
-        there = json.loads(path.read_bytes())
+        there = parse_json(read_regular(path))
         names = [n for n in (*there, *settings) if there.get(n) != settings.get(n)]
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(
@@ -285,6 +287,13 @@ def _save(path: Path, counts: np.ndarray) -> None:
     data = io.BytesIO()
     np.save(data, counts)
     write_whole(path, data.getvalue())
+
+
+def _load(path: Path) -> np.ndarray:
+    try:
+        return parse_npy(read_regular(path))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}). Remove it, and run this again.") from error
 
 
 def _json(content: dict[str, Any]) -> bytes:

@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import threading
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -28,30 +27,14 @@ from array_record.python.array_record_module import ArrayRecordReader
 from transformer_jax.data.encoder_rows import build_rows
 from transformer_jax.data.pipeline import Rows
 from transformer_jax.data.row_records import VERSION, decode_rows
+from transformer_jax.data.rows_index import INDEX, Shard, damaged, read_index
 from transformer_jax.errors import UserError
-
-INDEX, SETTINGS = "rows.json", "settings.json"
+from transformer_jax.parsing import parse_npy, read_regular
 
 _OPEN = 500  # shards; half of the files that Linux lets a process open
 _STREAM = 0x50A  # keeps the bits of the order apart from those of packing
 # For one record after another in random order; the defaults are for reading from end to end.
 _RANDOM_ACCESS = "readahead_buffer_size:0,max_parallelism:0"
-
-
-@dataclasses.dataclass(frozen=True)
-class Shard:
-    """What is known of a shard: `tokens` are the filled positions of its rows, `counts` is the
-    SHA-256 of its .npy.
-    """
-
-    name: str
-    documents: int
-    examples: int
-    rows: int
-    tokens: int
-    bytes: int
-    sha256: str
-    counts: str
 
 
 class PreparedRows:
@@ -84,7 +67,7 @@ class PreparedRows:
             size = path.stat().st_size if path.is_file() else None
             if size != shard.bytes:
                 what = "is missing" if size is None else f"has {size} bytes, not {shard.bytes}"
-                raise _damaged(path, what)
+                raise damaged(path, what)
         self._ends = np.cumsum([shard.rows for shard in self._shards])
         self._readers: collections.OrderedDict[int, Any] = collections.OrderedDict()
         self._lock = threading.Lock()
@@ -127,16 +110,19 @@ class PreparedRows:
             shard = np.searchsorted(self._ends, numbers[error.args[0]], side="right")
             path = self._folder / self._shards[int(shard)].name
             what = f"has a record that is no row of version {VERSION} and this vocabulary"
-            raise _damaged(path, what) from error
+            raise damaged(path, what) from error
         tables = iter(filled)
-        return build_rows(
-            corpus,
-            [next(tables) if there else numbers[:0] for there in has_row],
-            row_length=self.settings["row_length"],
-            row_examples=self.settings["row_examples"],
-            cls_id=tokenizer["cls_id"],
-            sep_id=tokenizer["sep_id"],
-        )
+        try:
+            return build_rows(
+                corpus,
+                [next(tables) if there else numbers[:0] for there in has_row],
+                row_length=self.settings["row_length"],
+                row_examples=self.settings["row_examples"],
+                cls_id=tokenizer["cls_id"],
+                sep_id=tokenizer["sep_id"],
+            )
+        except ValueError as error:
+            raise damaged(self._folder / INDEX, f"does not fit its shards ({error})") from error
 
     def unigrams(self) -> np.ndarray:
         """How often each token stands in the documents of the split: int64 [V].
@@ -146,11 +132,13 @@ class PreparedRows:
         """
         path = self._folder / f"{self._split}.npy"
         try:
-            counts: np.ndarray = np.load(path)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise _damaged(path, f"cannot be read ({error})") from error
+            counts = parse_npy(read_regular(path))
+        except (OSError, ValueError) as error:
+            raise damaged(path, f"cannot be read ({error})") from error
         if counts.shape != (self.settings["tokenizer"]["vocab_size"],):
-            raise _damaged(path, f"has the shape {counts.shape}")
+            raise damaged(path, f"has the shape {counts.shape}")
+        if counts.dtype != np.int64 or counts.min() < 0:
+            raise damaged(path, "holds what are no counts")
         return counts
 
     def _records(self, numbers: np.ndarray) -> list[bytes]:
@@ -172,7 +160,7 @@ class PreparedRows:
         try:
             found: list[bytes] = self._reader(shard, path).read((numbers - before).tolist())
         except (OSError, RuntimeError, ValueError, IndexError) as error:
-            raise _damaged(path, f"cannot be read ({str(error)[:200]})") from error
+            raise damaged(path, f"cannot be read ({str(error)[:200]})") from error
         return found
 
     def _reader(self, shard: int, path: Path) -> Any:
@@ -207,47 +195,3 @@ class RowNumbers(Sequence[np.ndarray]):
         if isinstance(index, slice):
             return list(self.order[index, None])
         return self.order[[index]]
-
-
-def read_index(folder: Path) -> dict[str, Any]:
-    """The settings and splits of a folder of prepared rows.
-
-    Raises:
-      UserError: it is none, is not finished, of another version or damaged.
-    """
-    path = folder / INDEX
-    if not path.is_file():
-        there = (
-            "is not finished" if (folder / "settings.json").is_file() else "has no prepared rows"
-        )
-        raise UserError(
-            f"{folder} {there}: it lacks {INDEX}. Run `python -m transformer_jax.cli.prepare "
-            f"--output {folder}` with its other settings; it goes on where it stopped."
-        )
-    try:
-        index: dict[str, Any] = json.loads(path.read_bytes())
-        if index["version"] != VERSION:
-            raise UserError(
-                f"{path} is of version {index['version']}; this version reads {VERSION}. Prepare "
-                f"the rows anew, in another folder."
-            )
-        for name in ("row_length", "row_examples", "examples"):
-            index[name]
-        for name in ("file", "fingerprint"):
-            index["tokenizer"][name]
-        ids = range(index["tokenizer"]["vocab_size"])
-        if not all(index["tokenizer"][name] in ids for name in ("cls_id", "sep_id")):
-            raise ValueError("cls_id or sep_id lies beyond the vocabulary")
-        for split in index["splits"].values():
-            if not [Shard(**shard) for shard in split["shards"]]:
-                raise ValueError("a split without shards")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(path, f"cannot be read ({type(error).__name__}: {error})") from error
-    return index
-
-
-def _damaged(path: Path, what: str) -> UserError:
-    return UserError(
-        f"{path} {what}. Run the command of transformer_jax.cli.prepare again that wrote the "
-        f"folder: it makes what is missing or damaged anew."
-    )

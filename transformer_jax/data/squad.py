@@ -14,6 +14,7 @@ import numpy as np
 
 from transformer_jax.data.encoder_tokenizer import EncoderTokenizer
 from transformer_jax.errors import UserError
+from transformer_jax.parsing import parse_json, read_regular
 
 SPECIAL_TOKENS = 3  # of an example: [CLS] question [SEP] context [SEP]
 
@@ -240,7 +241,7 @@ def _question(record: Any, context: str, where: str) -> Question:
 
 def _load(file: Path) -> Any:
     try:
-        return json.loads(Path(file).read_bytes().decode("utf-8-sig"))
+        return parse_json(read_regular(file))
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error}. Name a JSON file of SQuAD.") from error
     except UnicodeDecodeError as error:
@@ -249,8 +250,8 @@ def _load(file: Path) -> Any:
         raise UserError(
             f"{file}:{error.lineno} is no JSON ({error.msg}). Take the file as SQuAD gives it."
         ) from error
-    except RecursionError as error:
-        raise UserError(f"{file} is no file of SQuAD: it is nested too deeply.") from error
+    except ValueError as error:
+        raise UserError(f"{file} is no file of SQuAD: {error}.") from error
 
 
 def _field(record: Any, key: str, kind: type, where: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 
 from transformer_jax.data.byte_bpe import ByteBpeTokenizer
@@ -20,7 +21,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> EncoderTokenizer:
       UserError: the file is missing, damaged or of none of these kinds.
     """
     data = read_tokenizer(path)
-    if not data.lstrip().startswith(b"{"):
+    if not data.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{"):
         return SentencePieceEncoder(path)
     kind = parse(data, path)["model"].get("type")
     if kind == "WordPiece":

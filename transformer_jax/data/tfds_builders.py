@@ -6,12 +6,14 @@ import contextlib
 import importlib
 import io
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from transformer_jax.errors import UserError
 
+_NAME = re.compile(r"\w+(/[\w.+-]+)?(:[\d.*]+)?", re.ASCII)
 TFDS_SPLITS = {"train": "train", "valid": "validation", "test": "test"}  # by our names
 
 
@@ -26,6 +28,11 @@ def open_builder(name: str, kind: str, data_dir: str | None) -> Any:
     Raises:
       UserError: there is no such dataset, or it is not prepared: with the command that does it.
     """
+    if not _NAME.fullmatch(name):  # TFDS would load code of others for NAMESPACE:NAME
+        raise UserError(
+            f"TFDS knows no dataset tfds:{name}: a name is NAME, NAME/CONFIG or "
+            f"NAME/CONFIG:VERSION."
+        )
     with quiet():
         import tensorflow_datasets as tfds
 

@@ -21,6 +21,7 @@ from transformer_jax.data.encoder_tokenizer import (
 )
 from transformer_jax.errors import UserError
 from transformer_jax.files import write_whole
+from transformer_jax.parsing import parse_json
 
 
 class JsonTokenizer(abc.ABC):
@@ -78,7 +79,9 @@ class JsonTokenizer(abc.ABC):
             self._tokenizer = tokenizers.Tokenizer.from_str(
                 json.dumps({"version": "1.0", **runtime, "decoder": dict(self.decoder)})
             )
-        except Exception as error:  # the package raises no narrower one
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the package raises no narrower one; and it may panic
             raise _damaged(path, error) from error
         self._begins_word = np.zeros(len(vocabulary), bool)
         for token, i in vocabulary.items():
@@ -133,8 +136,8 @@ class JsonTokenizer(abc.ABC):
 def parse(data: bytes, path: str | os.PathLike[str]) -> dict[str, Any]:
     """The content of a tokenizer.json; raises a UserError that names it."""
     try:
-        file = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        file = parse_json(data)
+    except ValueError as error:
         raise _damaged(path, error) from error
     if not isinstance(file, dict) or not isinstance(file.get("model"), dict):
         raise _damaged(path, "it is no object with a model")

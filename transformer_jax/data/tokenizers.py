@@ -8,13 +8,14 @@ import os
 import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Protocol
 
 import sentencepiece
 
+from transformer_jax.data.encoder_tokenizer import well_formed
 from transformer_jax.errors import UserError
 from transformer_jax.files import write_whole
+from transformer_jax.parsing import read_regular
 
 MAX_TRAINING_SENTENCES = 1_000_000
 _PARTS = re.compile(r"\S.{0,999}(?!\S)|\S{1000}", re.DOTALL)
@@ -73,7 +74,7 @@ class SentencePieceTokenizer:
           UserError: the file is missing, damaged, or has other ids for the special tokens.
         """
         try:
-            model = Path(path).read_bytes()
+            model = read_regular(path)
         except OSError as error:
             raise UserError(
                 f"The tokenizer {path} cannot be read: {error.strerror}. It lies in the folder of "
@@ -128,7 +129,8 @@ class SentencePieceTokenizer:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The token ids of each text, without BOS and EOS."""
-        return self._processor.encode(list(texts), out_type=int) if len(texts) else []
+        texts = [well_formed(text) for text in texts]
+        return self._processor.encode(texts, out_type=int) if texts else []
 
     encode_target = encode  # one model for both sides
 

@@ -50,14 +50,14 @@ class UnigramTokenizer(JsonTokenizer):
         Raises:
           UserError: the file is missing, damaged, no unigram model, or lacks a special token.
         """
-        pieces, unk_id, charsmap = _read(path)
+        pieces, unk_id, own = _read(path)
         pieces = [(p, score - _RARE_SCORE * _is_number_with_comma(p)) for p, score in pieces]
         steps: list[Any] = [normalizers.Replace("``", '"'), normalizers.Replace("''", '"')]
         if not keep_accents:
             steps += [normalizers.NFKD(), normalizers.StripAccents()]
         if lowercase:
             steps.append(normalizers.Lowercase())
-        return cls._of(_file(pieces, unk_id, steps, charsmap), path)
+        return cls._of(_file(pieces, unk_id, [*steps, *own]), path)
 
     @classmethod
     def as_trained(cls, path: str | os.PathLike[str]) -> Self:
@@ -68,8 +68,7 @@ class UnigramTokenizer(JsonTokenizer):
         Raises:
           UserError: as `from_sentencepiece`.
         """
-        pieces, unk_id, charsmap = _read(path)
-        return cls._of(_file(pieces, unk_id, [], charsmap), path)
+        return cls._of(_file(*_read(path)), path)
 
     @staticmethod
     def problem(file: Mapping[str, Any]) -> str | None:
@@ -87,13 +86,9 @@ class UnigramTokenizer(JsonTokenizer):
         return token.startswith(_SPACE)
 
 
-def _file(
-    pieces: Sequence[tuple[str, float]], unk_id: int, steps: list[Any], charsmap: bytes
-) -> bytes:
-    """The tokenizer.json of pieces; the steps are done to a text before what the map says."""
+def _file(pieces: Sequence[tuple[str, float]], unk_id: int, steps: list[Any]) -> bytes:
+    """The tokenizer.json of pieces, of texts to which the steps are done first."""
     tokenizer = Tokenizer(models.Unigram(list(pieces), unk_id, False))
-    if charsmap:
-        steps = [*steps, normalizers.Precompiled(charsmap)]
     tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(Regex(" {2,}"), " ")])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -108,8 +103,8 @@ def _file(
     return to_json(tokenizer, [name for name in SPECIAL if name in ids])
 
 
-def _read(path: str | os.PathLike[str]) -> tuple[list[tuple[str, float]], int, bytes]:
-    """The pieces of a unigram model with scores, the unknown one's id, the map of characters."""
+def _read(path: str | os.PathLike[str]) -> tuple[list[tuple[str, float]], int, list[Any]]:
+    """The pieces of a unigram model with scores, the unknown one's id, what is done to a text."""
     data, processor = read_tokenizer(path), sentencepiece.SentencePieceProcessor()
     try:
         if not data:
@@ -123,7 +118,12 @@ def _read(path: str | os.PathLike[str]) -> tuple[list[tuple[str, float]], int, b
         raise UserError(f"The tokenizer {path} is damaged ({error}). Restore it.") from error
     if trainer.get(_KIND, _UNIGRAM) != _UNIGRAM:
         raise UserError(f"The tokenizer {path} is no unigram model of SentencePiece.")
-    return pieces, processor.unk_id(), normalizer.get(_CHARSMAP, b"")
+    charsmap = normalizer.get(_CHARSMAP)
+    try:
+        steps = [normalizers.Precompiled(charsmap)] if charsmap else []
+    except Exception as error:  # the package raises no narrower one
+        raise UserError(f"The tokenizer {path} is damaged ({error}). Restore it.") from error
+    return pieces, processor.unk_id(), steps
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, Any]]:

@@ -193,7 +193,7 @@ def _first_tokens(alphabet: Sequence[str]) -> list[str]:
 
 def _lines(path: str | os.PathLike[str]) -> list[str]:
     try:
-        text = read_tokenizer(path).decode()
+        text = read_tokenizer(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is no vocab.txt: it is not UTF-8 ({error}).") from error
     # Not splitlines(): a token may be what Unicode, and not the file, takes for the end of a line.

@@ -16,6 +16,7 @@ from flax.traverse_util import flatten_dict
 
 from transformer_jax.data.encoder_tokenizer import EncoderTokenizer
 from transformer_jax.errors import UserError
+from transformer_jax.interop.bert_checks import check_settings
 from transformer_jax.interop.bert_config import config_from, head_dropout_from
 from transformer_jax.interop.bert_names import (
     DECODER,
@@ -28,7 +29,7 @@ from transformer_jax.interop.bert_names import (
 )
 from transformer_jax.interop.bert_tokenizer import load_bert_tokenizer
 from transformer_jax.interop.folders import read_weights
-from transformer_jax.interop.tensors import params_from
+from transformer_jax.interop.tensors import check_sizes, params_from
 from transformer_jax.models.bert import Bert, BertConfig
 from transformer_jax.models.bert_pretraining import BertPretraining
 from transformer_jax.models.bert_tasks import BertChooser, BertClassifier, BertReader, BertTagger
@@ -136,7 +137,9 @@ def bert_from(
       UserError: settings that cannot be; tensors that are missing, unknown or misshapen; or there
         is no model of this kind in it.
     """
+    check_settings(settings, tensors, where)
     family, config = settings["model_type"], config_from(settings, where)
+    check_sizes(1 if config.shared_layers else config.num_layers, config.width, tensors, where)
     given = normal(tensors, family)
     architecture = (settings.get("architectures") or [""])[0]
     there = kind_of(given, family, architecture)

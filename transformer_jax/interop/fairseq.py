@@ -19,6 +19,7 @@ from transformer_jax.errors import UserError
 from transformer_jax.interop.folders import read_json
 from transformer_jax.interop.torch_files import read_torch_checkpoint
 from transformer_jax.interop.torch_pickle import Record
+from transformer_jax.parsing import read_regular
 
 _SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")  # ids 0 to 3; the rows 0 and 1 are no positions
 _MASK = "<mask>"
@@ -201,7 +202,7 @@ def read_fairseq_dict(path: str | os.PathLike[str]) -> list[str]:
     """
     where = os.fspath(path)
     try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
+        lines = read_regular(path).decode("utf-8-sig").replace("\r\n", "\n").split("\n")
     except OSError as error:
         raise UserError(
             f"{where} cannot be read: {error.strerror}. Give the dict.txt of the model."

@@ -14,7 +14,9 @@ import safetensors.numpy
 from transformer_jax.errors import UserError
 from transformer_jax.files import write_whole
 from transformer_jax.interop.torch_files import read_torch_file
+from transformer_jax.parsing import check_regular, parse_json, read_regular
 
+_LONGEST_HEADER = 100_000_000  # bytes, the limit of the format
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -25,12 +27,12 @@ def read_json(path: Path) -> dict[str, Any]:
       UserError: the file is missing or damaged, or holds another thing.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(read_regular(path))
     except OSError as error:
         raise UserError(
             f"{path} cannot be read: {error.strerror}. A Hugging Face folder has a config.json."
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"{path} is damaged: {error}.") from error
     if not isinstance(data, dict):
         raise UserError(f"{path} holds no JSON object.")
@@ -50,10 +52,21 @@ def read_weights(folder: Path) -> tuple[Path, dict[str, np.ndarray]]:
     if path.suffix == ".bin":
         return path, read_torch_file(path)
     try:
+        _check_header(path)
         return path, safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
         # AttributeError: a dtype that numpy does not have
         raise UserError(f"{path} is damaged, or of an unknown dtype: {error}.") from error
+
+
+def _check_header(path: Path) -> None:
+    """Raises a ValueError for what safetensors takes without a word, such as a name twice."""
+    check_regular(path)
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > min(_LONGEST_HEADER, path.stat().st_size):
+            raise ValueError(f"its header says that it has {size:,} bytes")
+        parse_json(file.read(size))
 
 
 def make_folder(folder: Path) -> None:

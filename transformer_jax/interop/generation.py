@@ -55,7 +55,7 @@ def search_from(said: Mapping[str, Any], vocab_size: int, where: str) -> SearchC
             suppressed=suppressed,
             force_end="forced_eos_token_id" in said,
         )
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, OverflowError) as error:
         text = str(error).rstrip(".")
         raise UserError(f"{where}: its generation settings cannot be: {text}.") from error
     if odd:

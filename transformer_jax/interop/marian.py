@@ -25,6 +25,7 @@ from transformer_jax.interop.folders import (
 from transformer_jax.interop.generation import generation_of, is_token, search_from
 from transformer_jax.interop.marian_config import MAX_LENGTH, config_from, settings_of
 from transformer_jax.interop.marian_weights import params_from, tensors_of
+from transformer_jax.interop.tensors import check_sizes
 from transformer_jax.models.transformer import Transformer, TransformerConfig
 from transformer_jax.typing import Params
 
@@ -59,6 +60,8 @@ def load_marian(folder: Path, settings: Mapping[str, Any]) -> PretrainedTransfor
     config = config_from(settings, where)
     model = Transformer(config)
     path, tensors = read_weights(folder)
+    layers = max(config.encoder_layers, config.decoder_layers)
+    check_sizes(layers, config.width, tensors, where)
     params = params_from(tensors, _shapes(model), config, str(path))
     generation = folder / "generation_config.json"
     # Where it is, `transformers` takes what is in config.json of a search for nothing.

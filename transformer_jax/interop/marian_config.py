@@ -92,7 +92,7 @@ def config_from(settings: Mapping[str, Any], where: str) -> TransformerConfig:
 def _fits(value: Any, like: Any) -> bool:
     """Whether a setting is of the kind of its default; a number may be a whole one."""
     kinds = {type(like)} | ({int} if like is None or type(like) is float else set())
-    return type(value) in kinds and not (type(value) is int and value >= 2**31)
+    return type(value) in kinds and not (type(value) is int and abs(value) >= 2**31)
 
 
 def settings_of(config: TransformerConfig) -> dict[str, Any]:

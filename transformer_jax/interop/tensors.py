@@ -7,7 +7,7 @@ a key "layer", stacked over the layers. What is called how, each model's file sa
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -22,6 +22,7 @@ Names = Callable[[str, int], Sequence[str]]
 Shape = Callable[[str, tuple[int, ...]], tuple[int, ...]]
 
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "embedding": "weight"}
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
 _SHOWN = 20  # problems in one message
 
 
@@ -82,6 +83,8 @@ def params_from(
             tensor = left.pop(name, None)
             if tensor is None:
                 problems.append(f"missing: {name} {list(wanted)}")
+            elif tensor.dtype.name not in _FLOATS:
+                problems.append(f"no parameter: {name} of {tensor.dtype}")
             elif tensor.shape != wanted:
                 problems.append(f"misshapen: {name} {list(tensor.shape)}, not {list(wanted)}")
             else:
@@ -100,6 +103,25 @@ def params_from(
             [*fine, *(f"left out: {name}" for name in left_out), *problems],
         )
     return unflatten_dict(flat, sep="/")
+
+
+def longest(tensors: Mapping[str, np.ndarray]) -> int:
+    """The most elements that a tensor has along one axis."""
+    return max((max(tensor.shape, default=0) for tensor in tensors.values()), default=0)
+
+
+def check_sizes(layers: int, width: int, tensors: Mapping[str, np.ndarray], where: str) -> None:
+    """Raises a UserError if a config has more layers than tensors, or is wider than all of them.
+
+    A model of the sizes that a file only says takes time and memory, even without parameters.
+    """
+    limits = (("layers", layers, len(tensors)), ("width", width, longest(tensors)))
+    for what, size, most in limits:
+        if size > most:
+            raise UserError(
+                f"{where} says {what}={size}, and the tensors have room for no more than {most}. "
+                f"Take config.json and weights of one model."
+            )
 
 
 def tensors_of(

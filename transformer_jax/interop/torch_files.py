@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from transformer_jax.errors import UserError
 from transformer_jax.interop.torch_pickle import CheckpointPickle, Refused, StateDictPickle, Tensor
+from transformer_jax.parsing import check_entries, check_regular
 
 _ZIP_START = b"PK\x03\x04"
 _OLD_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickle of torch's magic number
 _OLD_VERSION = 1001
 _CHUNK = 1 << 24
+# Tensors may share a storage, and then be more bytes than the file: tied ones, not thousands.
+_SHARED, _SMALL = 16, 1 << 20
 
 _Pick = Callable[[Any], Any]  # from what a pickle holds, the state dict
 
@@ -58,20 +62,22 @@ def read_torch_checkpoint(
 
 
 def _read(
-    path: str | os.PathLike[str], pickle: StateDictPickle, pick: _Pick
+    path: str | os.PathLike[str], interpreter: StateDictPickle, pick: _Pick
 ) -> dict[str, np.ndarray]:
     try:
+        check_regular(path)
         with open(path, "rb") as file:
             start = file.read(len(_OLD_START))
             if start.startswith(_ZIP_START):
-                tensors, storages = _read_zip(file, pickle, pick)
+                tensors, storages = _read_zip(file, interpreter, pick)
             elif start == _OLD_START:
-                tensors, storages = _read_old(file, pickle, pick)
+                tensors, storages = _read_old(file, interpreter, pick)
             else:
                 raise Refused(
                     f"is not a PyTorch checkpoint: it begins with {start!r}. Check that it was "
                     f"downloaded whole, and that it is not of another format."
                 )
+            _check_memory(tensors, _size_of(file))
         return {name: _array(tensor, storages) for name, tensor in tensors.items()}
     except Refused as error:
         raise UserError(f"{os.fspath(path)} {error}") from error
@@ -86,15 +92,14 @@ def _read(
 
 
 def _read_zip(
-    file: BinaryIO, pickle: StateDictPickle, pick: _Pick
+    file: BinaryIO, interpreter: StateDictPickle, pick: _Pick
 ) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
     """The tensors of a file of torch >= 1.6, and the bytes of their storages."""
     with zipfile.ZipFile(file) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
             raise Refused("has compressed entries. Save it again with torch.save.")
-        if sum(entry.file_size for entry in entries.values()) > _size_of(file):
-            raise ValueError("its entries overlap")
+        check_entries(archive.infolist(), _size_of(file))
         folders = [name[:-8] for name in entries if name.partition("/")[2] == "data.pkl"]
         if len(folders) != 1:
             raise Refused(
@@ -117,26 +122,26 @@ def _read_zip(
                 f"has the byte order {order!r:.40}, which is not supported. Save it again as "
                 f"safetensors."
             )
-        tensors = _checked(pick(pickle.load(io.BytesIO(read("data.pkl").tobytes()))))
+        tensors = _checked(pick(interpreter.load(io.BytesIO(read("data.pkl").tobytes()))))
         used = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
         return tensors, {key: read(f"data/{key}", used[key].size) for key in used}
 
 
 def _read_old(
-    file: BinaryIO, pickle: StateDictPickle, pick: _Pick
+    file: BinaryIO, interpreter: StateDictPickle, pick: _Pick
 ) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
     """The same of an older file, which stands behind its magic number."""
     if StateDictPickle().load(file) != _OLD_VERSION:
         raise Refused("has an unknown version of the old format. Save it again with torch.save.")
     StateDictPickle().load(file)  # on the machine that wrote it; storages are always little-endian
-    tensors = _checked(pick(pickle.load(file)))
+    tensors = _checked(pick(interpreter.load(file)))
     used = {tensor.storage.key for tensor in tensors.values()}
-    keys = sorted(pickle.storages)
+    keys = sorted(interpreter.storages)
     if StateDictPickle().load(file) != keys:
         raise ValueError("its list of storages is not that of its tensors")
     storages = {}
     for key in keys:
-        storage = pickle.storages[key]
+        storage = interpreter.storages[key]
         if (count := int.from_bytes(_read_bytes(file, 8), "little", signed=True)) != storage.count:
             raise ValueError(
                 f"storage {key!r:.40} should have {storage.count} elements, not {count}"
@@ -148,6 +153,13 @@ def _read_old(
         else:
             file.seek(storage.size, os.SEEK_CUR)
     return tensors, storages
+
+
+def _check_memory(tensors: Mapping[str, Tensor], size: int) -> None:
+    """Whoever uses the tensors makes copies, which are not to be of any size."""
+    total = sum(math.prod(tensor.shape) * tensor.dtype.itemsize for tensor in tensors.values())
+    if total > max(_SMALL, _SHARED * size):
+        raise ValueError(f"its tensors have {total:.3g} bytes, and the file only {size:,}")
 
 
 def _size_of(file: BinaryIO) -> int:

@@ -77,6 +77,8 @@ class Mask:
         """
         if other is None:
             return self
+        self._check_segments()
+        other._check_segments()
         dense = [m for m in (self.dense, other.dense) if m is not None]
         first = self
         if self.key_segments is None:
@@ -172,7 +174,12 @@ class Mask:
             return f"query {query} sees key {key}"
         return f"key {key} is hidden from query {query}: " + ", ".join(reasons)
 
+    def _check_segments(self) -> None:
+        if self.query_segments is not None and self.key_segments is None:
+            raise ValueError("A Mask's query_segments need key_segments; else they hide nothing.")
+
     def _check(self, query_length: int, key_length: int) -> None:
+        self._check_segments()
         lengths = (
             ("query_segments", self.query_segments, 1, query_length, False),
             ("key_segments", self.key_segments, 1, key_length, False),

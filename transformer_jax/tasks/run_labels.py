@@ -10,6 +10,7 @@ import jax
 
 from transformer_jax.errors import UserError
 from transformer_jax.files import write_whole
+from transformer_jax.parsing import is_text, parse_json, read_regular
 
 _LABELS = "labels.json"  # in a run's folder
 
@@ -41,9 +42,13 @@ def store_labels(labels: Sequence[str], workdir: Path) -> None:
 
 def _read_labels(path: Path) -> tuple[str, ...]:
     try:
-        labels = json.loads(path.read_bytes())
-        if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels):
+        labels = parse_json(read_regular(path))
+        if not isinstance(labels, list) or not all(map(is_text, labels)):
             raise ValueError("it is no list of names")
+        if len(set(labels)) < len(labels):
+            raise ValueError("it has a name twice")
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+        raise UserError(
+            f"{path} cannot be read: {error}. Restore it, or start a run in another --workdir."
+        ) from error
     return tuple(labels)

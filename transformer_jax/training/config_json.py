@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import dataclasses
 import json
 import types
@@ -12,8 +13,10 @@ from typing import Any
 
 from transformer_jax.errors import UserError
 from transformer_jax.files import write_whole
+from transformer_jax.parsing import is_text, parse_json, read_regular
 
 _TAG = "class"
+_LARGEST = 2**63  # what no number of a config comes near
 
 
 def to_json(config: Any) -> Any:
@@ -41,7 +44,7 @@ def from_json(data: Any, classes: Iterable[type], *, where: str = "config.json")
 
     Raises:
       UserError: a class that is not in the table, a field that is unknown, or missing and without
-        a default, or a value that the class refuses.
+        a default, or a value that is not of the field's type or that the class refuses.
     """
     table = {cls.__name__: cls for cls in classes}
     if isinstance(data, list):
@@ -49,10 +52,10 @@ def from_json(data: Any, classes: Iterable[type], *, where: str = "config.json")
     if not isinstance(data, dict):
         return data
     name = data.get(_TAG)
-    if name not in table:
+    if not isinstance(name, str) or name not in table:
         raise UserError(
-            f"{where}: no class {name!r} is known here. If it is of a config file of yours, name "
-            f"that file with --config. Known are {', '.join(sorted(table))}."
+            f"{where}: no class {name!r:.60} is known here. If it is of a config file of yours, "
+            f"name that file with --config. Known are {', '.join(sorted(table))}."
         )
     fields = {f.name: f for f in dataclasses.fields(table[name])}
     given = {key: value for key, value in data.items() if key != _TAG}
@@ -62,10 +65,45 @@ def from_json(data: Any, classes: Iterable[type], *, where: str = "config.json")
         found = ", ".join(sorted(odd))
         raise UserError(f"{where}: {name} has other fields in this version: {found}.")
     values = {k: from_json(v, table.values(), where=where) for k, v in given.items()}
+    hints = typing.get_type_hints(table[name])
+    for key, value in values.items():
+        if not fits(value, hints[key]):
+            raise UserError(
+                f"{where}: {name}.{key} cannot be {value!r:.60}; it is of the type "
+                f"{_shown(hints[key])}."
+            )
     try:
         return table[name](**values)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OSError) as error:  # OSError: a path that no file can have
         raise UserError(f"{where}: {name}: {error}") from error
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of the type that a field's annotation names; other annotations fit all."""
+    arguments = typing.get_args(hint)
+    match typing.get_origin(hint):
+        case types.UnionType | typing.Union:
+            return any(fits(value, argument) for argument in arguments)
+        case typing.Literal:
+            return any(type(value) is type(x) and value == x for x in arguments)
+        case builtins.tuple if arguments[-1] is ...:
+            return isinstance(value, tuple) and all(fits(x, arguments[0]) for x in value)
+        case builtins.tuple:
+            same = isinstance(value, tuple) and len(value) == len(arguments)
+            return same and all(map(fits, value, arguments))
+    if hint is float:
+        return type(value) in (int, float) and abs(value) < _LARGEST
+    if hint is int:  # steps=1e5 in a config file is one
+        whole = type(value) is int or (isinstance(value, float) and value.is_integer())
+        return whole and abs(value) < _LARGEST
+    if hint is str:
+        return is_text(value)
+    known = hint in (bool, types.NoneType) or dataclasses.is_dataclass(hint)
+    return isinstance(value, hint) if known else True
+
+
+def _shown(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
 
 
 def _is_required(field: dataclasses.Field) -> bool:
@@ -104,7 +142,7 @@ def read_json(path: Path) -> Any:
       UserError: there is none, or it is damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(read_regular(path))
     except FileNotFoundError:
         raise UserError(
             f"{path} does not exist: {path.parent} is not the folder of a run. "
@@ -112,5 +150,5 @@ def read_json(path: Path) -> Any:
         ) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except ValueError as error:
         raise UserError(f"{path} is damaged: {error}.") from error

@@ -16,6 +16,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from tensorboardX import SummaryWriter
 
+from transformer_jax.errors import UserError
+from transformer_jax.parsing import parse_json
+
 
 class MetricsLog:
     """Appends one JSON object a log step to metrics.jsonl, and the same to TensorBoard.
@@ -28,7 +31,7 @@ class MetricsLog:
         if quiet:
             return
         path = workdir / "metrics.jsonl"
-        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= resumed_at]
+        kept = [line for line, found in _read_lines(path) if found["step"] <= resumed_at]
         partial = path.with_suffix(".tmp")
         partial.write_text("".join(kept), encoding="utf-8")
         os.replace(partial, path)
@@ -62,16 +65,34 @@ def to_line(metrics: Mapping[str, Any]) -> str:
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """The objects of metrics.jsonl, in order."""
-    return [json.loads(line) for line in _whole_lines(workdir / "metrics.jsonl")]
+    """The objects of metrics.jsonl, in order.
+
+    Raises:
+      UserError: a line is damaged.
+    """
+    return [found for _, found in _read_lines(workdir / "metrics.jsonl")]
 
 
-def _whole_lines(path: Path) -> list[str]:
-    """The lines of a file; a last one that a killed run left unfinished is not among them."""
+def _read_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """The lines of a file, and what they say of a step; not a last one that has no end yet.
+
+    Raises:
+      UserError: a line is damaged.
+    """
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [line for line in lines if line.endswith("\n")]
+    found = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        try:
+            metrics = parse_json(line)
+            if not isinstance(metrics, dict) or type(metrics.get("step")) is not int:
+                raise ValueError("it has no step")
+        except ValueError as error:
+            raise UserError(
+                f"{path}:{number} is damaged: {error}. Remove the line; a resumed run goes on."
+            ) from error
+        found.append((line.decode() + "\n", metrics))
+    return found
 
 
 class Clock:

@@ -7,13 +7,13 @@ import io
 import json
 import os
 import unicodedata
-import zipfile
 from typing import Any
 
 import numpy as np
 
 from transformer_jax.errors import UserError
 from transformer_jax.files import write_whole
+from transformer_jax.parsing import parse_json, parse_npz, read_regular
 
 ABOVE_ONE = 1e-3  # what rounding, in bfloat16 say, may add to a weight of 1
 
@@ -102,24 +102,26 @@ class AttentionMaps:
           UserError: the file is missing, damaged, or holds something else.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
-                about = json.loads(str(file["about"]))
-                parts = tuple(
-                    AttentionPart(
-                        part["name"],
-                        file[f"{part['name']}.weights"],
-                        tuple(part["query_tokens"]),
-                        tuple(part["key_tokens"]),
-                    )
-                    for part in about["parts"]
-                )
-            return cls(about["title"], parts)
+            return cls._parsed(parse_npz(read_regular(path)))
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error}. Name an existing file.") from error
-        except (ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        except (ValueError, LookupError, TypeError) as error:
             raise UserError(
                 f"{path} does not hold attention maps ({error}). Write it with save_arrays."
             ) from error
+
+    @classmethod
+    def _parsed(cls, arrays: dict[str, np.ndarray]) -> AttentionMaps:
+        about = parse_json(str(arrays["about"]).encode())
+        parts = []
+        for part in about["parts"]:
+            name, queries, keys = (part[key] for key in ("name", "query_tokens", "key_tokens"))
+            if not all(isinstance(text, str) for text in (about["title"], name, *queries, *keys)):
+                raise ValueError("a title, a name or a token is no text")
+            parts.append(
+                AttentionPart(name, arrays[f"{name}.weights"], tuple(queries), tuple(keys))
+            )
+        return cls(about["title"], tuple(parts))
 
 
 def printable(text: str) -> str:
