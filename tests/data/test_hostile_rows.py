@@ -78,7 +78,7 @@ def test_an_index_names_no_file_out_of_its_folder(copy, name):
         (lambda index: index.update(row_length=True), "row_length is True"),
         (lambda index: index.update(row_examples=0), "row_examples is 0"),
         (lambda index: index.update(examples=["next_sentence"]), "examples is "),
-        (lambda index: index["tokenizer"].update(vocab_size=0), "vocab_size is 0"),
+        (lambda index: index["tokenizer"].update(vocab_size=0), "vocab_size=0 is not in"),
         (lambda index: index["tokenizer"].update(cls_id=70), "cls_id is 70"),
         (lambda index: index["tokenizer"].update(sep_id=-1), "sep_id is -1"),
         (lambda index: _shard(index).update(rows=10**12), "1000000000000 rows in"),
