@@ -11,6 +11,7 @@ from tests.hostile import PAYLOADS, payloads
 from transformer_jax.data.pipeline import DataState
 from transformer_jax.errors import UserError
 from transformer_jax.training.checkpoint import Checkpoints
+from transformer_jax.training.guard import new_guard
 from transformer_jax.training.metrics import MetricsLog, read_metrics
 from transformer_jax.training.step import TrainState
 
@@ -21,7 +22,7 @@ PARAMS = {"w": jnp.arange(4.0), "layer": {"b": jnp.ones((2, 3))}}
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     checkpoints = Checkpoints(folder)
-    state = TrainState(jnp.int32(1), PARAMS, {"m": jnp.zeros(4)})
+    state = TrainState(jnp.int32(1), PARAMS, {"m": jnp.zeros(4)}, new_guard())
     checkpoints.save(state, DataState(), {}, {"valid_loss": 1.0})
     checkpoints.close()
     return folder
