@@ -56,7 +56,7 @@ def test_a_process_without_the_other_ends_in_time_with_a_message(
     translation_config, tmp_path, whole, number, victim, flags, code, said
 ):
     two = start_two(translation_config, tmp_path, *FLAGS, *flags.split())
-    until_step(two[0], 3)
+    until_step(two[0], 5)  # the save of step 4 has begun, so that of step 2 is done
     two[victim].send_signal(number)
     try:
         [(found, _, err)] = ends([two[1 - victim]], timeout=120)
