@@ -18,14 +18,13 @@ from tests.training.small_states import (
 )
 from transformer_jax.errors import UserError
 from transformer_jax.training.checkpoint import Checkpoints
+from transformer_jax.training.hashed_files import FileEntry, hash_file
 from transformer_jax.training.manifest import (
     ArrayEntry,
     DamagedCheckpoint,
-    FileEntry,
     Manifest,
     decode,
     encode,
-    hash_file,
     write_manifest,
 )
 

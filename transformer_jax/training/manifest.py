@@ -9,17 +9,16 @@ import json
 import os
 import platform
 from collections.abc import Mapping
-from typing import IO, Any
+from typing import Any
 
 from etils import epath
 
 from transformer_jax.errors import UserError
 from transformer_jax.files import temporary_beside
+from transformer_jax.training.hashed_files import FileEntry, hash_file, on_disk, write_file
 
 NAME = "manifest.json"
-THREADS = min(32, 2 * (os.cpu_count() or 1))  # that use files; hashing lets go of Python's lock
 _FORMAT = 1
-_PIECE = 1 << 20  # bytes that are hashed while they are in the processor's cache
 _PACKAGES = ("jax", "flax", "optax", "transformer-jax")
 
 
@@ -35,14 +34,6 @@ class DamagedCheckpoint(UserError):
         super().__init__(message)
         self.file = file
         self.array = array
-
-
-@dataclasses.dataclass(frozen=True)
-class FileEntry:
-    """A file's length, and its SHA-256 in hexadecimal digits."""
-
-    bytes: int
-    sha256: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +132,7 @@ def write_manifest(folder: epath.Path, manifest: Manifest) -> None:
       OSError: it cannot be written.
     """
     path, data = folder / NAME, memoryview(encode(manifest))
-    if not _on_disk(path):  # in a store objects are whole, or not there
+    if not on_disk(path):  # in a store objects are whole, or not there
         write_file(path, data)
         return
     temporary = epath.Path(temporary_beside(path))
@@ -167,45 +158,6 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:  # used from its folder
             found[name] = "not installed"
     return found
-
-
-def write_file(path: epath.Path, data: memoryview) -> FileEntry:
-    """Writes a file, through to the disk, and hashes what is written as it is in memory.
-
-    Raises:
-      OSError: it cannot be written.
-    """
-    digest = hashlib.sha256()
-    if _on_disk(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        for begin in range(0, len(data), _PIECE):
-            piece = data[begin : begin + _PIECE]
-            digest.update(piece)
-            file.write(piece)
-        if _on_disk(path):
-            file.flush()
-            os.fsync(file.fileno())
-    return FileEntry(len(data), digest.hexdigest())
-
-
-def hash_file(path: epath.Path, into: memoryview | None = None) -> FileEntry:
-    """The length and hash of a file, whose beginning is left in `into`.
-
-    Raises:
-      OSError: it cannot be read.
-    """
-    digest, size = hashlib.sha256(), 0
-    into = memoryview(b"") if into is None else into
-    scratch = memoryview(bytearray(_PIECE if not into else 4096))  # for what is beyond `into`
-    with path.open("rb") as file:
-        while True:
-            piece = into[size : size + _PIECE] or scratch
-            count = _read(file, piece)
-            if not count:
-                return FileEntry(size, digest.hexdigest())
-            digest.update(piece[:count])
-            size += count
 
 
 def verify(
@@ -263,15 +215,3 @@ def _check_numbers(manifest: Manifest) -> None:
     numbers += [file.bytes for file in manifest.files.values()]
     if odd := [x for x in numbers if not isinstance(x, int | float)]:
         raise ValueError(f"{odd[0]!r} is no number")
-
-
-def _on_disk(path: epath.Path) -> bool:
-    return "://" not in str(path)
-
-
-def _read(file: IO[Any], into: memoryview) -> int:
-    if hasattr(file, "readinto"):
-        return file.readinto(into)
-    data = file.read(len(into))  # files of some stores can do no more
-    into[: len(data)] = data
-    return len(data)

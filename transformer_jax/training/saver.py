@@ -16,9 +16,9 @@ import numpy as np
 from transformer_jax.errors import UserError
 from transformer_jax.parallel.agreement import first_here, forget, tell, told
 from transformer_jax.parallel.sharding import path_of
+from transformer_jax.training.hashed_files import FileEntry
 from transformer_jax.training.manifest import (
     DamagedCheckpoint,
-    FileEntry,
     Manifest,
     read_manifest,
     write_manifest,

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from transformer_jax.training.manifest import NAME, write_file
+from transformer_jax.training.hashed_files import write_file
+from transformer_jax.training.manifest import NAME
 
 _STEP = re.compile(r"0|[1-9][0-9]*")
 _MARKER = ".unfinished"

@@ -20,17 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from transformer_jax.training.manifest import (
-    NAME,
-    THREADS,
-    ArrayEntry,
-    FileEntry,
-    Manifest,
-    damaged,
-    folder_of,
-    verify,
-    write_file,
-)
+from transformer_jax.training.hashed_files import THREADS, FileEntry, write_file
+from transformer_jax.training.manifest import NAME, ArrayEntry, Manifest, damaged, folder_of, verify
 from transformer_jax.training.orbax_format import descriptions
 
 _ALIGNED = 64  # bytes; XLA's CPU client takes such memory as it is
