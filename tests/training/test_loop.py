@@ -197,6 +197,15 @@ def test_batch_that_the_mesh_cannot_cut_is_refused(tmp_path, pairs_folder, optio
         train(config_for(pairs_folder, **options), tmp_path)
 
 
+def test_run_without_its_config_keeps_its_tokenizer_and_goes_on(tmp_path, pairs_folder):
+    train(config_for(pairs_folder, stop_at=5), tmp_path)
+    (tmp_path / "config.json").unlink()
+    before = (tmp_path / "tokenizer.model").stat().st_mtime_ns
+    train(config_for(pairs_folder, stop_at=6), tmp_path)
+    assert (tmp_path / "tokenizer.model").stat().st_mtime_ns == before
+    assert sorted(losses(tmp_path)) == [1, 2, 3, 4, 5, 6]
+
+
 def test_failed_start_leaves_no_run_behind(tmp_path, pairs_folder):
     config = config_for(pairs_folder)
     missing = dataclasses.replace(config.data, path=str(tmp_path / "none"))

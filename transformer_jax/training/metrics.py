@@ -14,45 +14,61 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
-from tensorboardX import SummaryWriter
 
 from transformer_jax.errors import UserError
 from transformer_jax.parsing import parse_json
+from transformer_jax.training.tensorboard import ScalarBoard
 
 
 class MetricsLog:
     """Appends one JSON object a log step to metrics.jsonl, and the same to TensorBoard.
 
     A resumed run first drops the lines of steps after its checkpoint: it will write them again.
+
+    Raises:
+      UserError: something cannot be written; so do all methods.
     """
 
     def __init__(self, workdir: Path, *, resumed_at: int, quiet: bool = False) -> None:
         self._quiet = quiet
         if quiet:
             return
-        path = workdir / "metrics.jsonl"
+        self._path = path = workdir / "metrics.jsonl"
         kept = [line for line, found in _read_lines(path) if found["step"] <= resumed_at]
         partial = path.with_suffix(".tmp")
-        partial.write_text("".join(kept), encoding="utf-8")
-        os.replace(partial, path)
-        self._file = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resumed_at + 1)
+        with self._naming_errors():
+            partial.write_text("".join(kept), encoding="utf-8")
+            os.replace(partial, path)
+            self._file = path.open("a", encoding="utf-8")
+            self._board = ScalarBoard(workdir / "tensorboard", resumed_at + 1)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes the metrics of one step."""
         if self._quiet:
             return
-        self._file.write(to_line({"step": step, **metrics}) + "\n")
-        self._file.flush()
-        for name, value in metrics.items():
-            self._board.add_scalar(name, value, step)
+        with self._naming_errors():
+            self._file.write(to_line({"step": step, **metrics}) + "\n")
+            self._file.flush()
+            for name, value in metrics.items():
+                self._board.write(name, value, step)
 
     def close(self) -> None:
         """Ends both files."""
         if self._quiet:
             return
-        self._file.close()
-        self._board.close()
+        with self._naming_errors():
+            self._file.close()
+            self._board.close()
+
+    @contextlib.contextmanager
+    def _naming_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"The metrics cannot be written beside {self._path}: {error.strerror}. See to the "
+                f"disk and its free space; then the same command goes on from the last checkpoint."
+            ) from error
 
 
 def to_line(metrics: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ from transformer_jax.parallel.sharding import with_layout
 from transformer_jax.tasks.task import Task
 from transformer_jax.training.checkpoint import Checkpoints
 from transformer_jax.training.config import ExperimentConfig, TrainConfig
-from transformer_jax.training.config_json import read_json, to_json
+from transformer_jax.training.config_json import read_json, to_json, write_config
 from transformer_jax.training.differences import (
     check_allowed,
     differences,
@@ -64,10 +64,13 @@ def open_checkpoints(workdir: Path, config: ExperimentConfig, allow: Sequence[st
             path.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"--workdir {workdir} cannot be used: {error.strerror}.") from error
-    before = (read_json(path) if path.exists() else checkpoints.config()) or now
+    known = path.exists()
+    before = (read_json(path) if known else checkpoints.config()) or now
     check_allowed(allow, before, now)
     if changed := differences(before, now, allow):
         raise UserError(f"{workdir} holds another run; it differs in{refusal(changed)}")
+    if not known and checkpoints.config() is not None and jax.process_index() == 0:
+        write_config(config, path)  # or the run's tokenizer would be taken for a left-over
     return checkpoints
 
 
