@@ -7,12 +7,14 @@ extra `parity`; torch.compile needs a C++ compiler, too. From the root of the re
 
     python -m benchmarks.bert --part step [--rounds 5]
     python -m benchmarks.bert --part ragged --data FOLDER [--rounds 5]
+    python -m benchmarks.bert --part profile --data FOLDER [--rounds 5]
 
 step: BERT-base, masked tokens and pairs, AdamW, float32, 8 rows of 128 tokens, 20 predictions each.
     "equal work" scores all positions, as the peer does; "best practice" scores the masked ones
     alone, and draws dropout from `jax.random.key(seed, impl="rbg")`.
 ragged: masked tokens alone, of texts of natural lengths up to 512 tokens, in rows of 512; see
     `benchmarks/bert_ragged.py`. FOLDER has train.tsv, whose first column is read.
+profile: where the time of these texts goes, without a peer; see `benchmarks/bert_profile.py`.
 """
 
 import argparse
@@ -24,6 +26,7 @@ import torch
 from transformers import BertForPreTraining
 
 from benchmarks.bert_peer import IGNORED, Ours, Peer, peer_model, same_as_ours
+from benchmarks.bert_profile import profile
 from benchmarks.bert_ragged import ragged
 from benchmarks.timing import fastest, medians, row, say, table
 from transformer_jax.models.bert import BertConfig
@@ -110,22 +113,26 @@ def step(args):
         row(f"step of {config.num_layers} layers, {name}", found["peer"], found[name], 8 * 128)
 
 
+PARTS = {"step": step, "ragged": ragged, "profile": profile}
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--part", choices=("step", "ragged"), required=True)
-    parser.add_argument("--data", type=Path, help="folder with train.tsv, for the part ragged")
+    parser.add_argument("--part", choices=PARTS, required=True)
+    parser.add_argument("--data", type=Path, help="folder with train.tsv, for ragged and profile")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--layers", type=int, default=12)
-    parser.add_argument("--lines", type=int, default=16, help="most lines of a text, in ragged")
-    parser.add_argument("--every", type=int, default=25, help="which batches and rows of ragged")
+    parser.add_argument("--lines", type=int, default=16, help="most lines of a text")
+    parser.add_argument("--every", type=int, default=25, help="which batches and rows")
     args = parser.parse_args()
-    if args.part == "ragged" and args.data is None:
-        parser.error("--part ragged needs --data")
+    if args.part != "step" and args.data is None:
+        parser.error(f"--part {args.part} needs --data")
     torch.set_num_threads(THREADS)
-    table()
-    {"step": step, "ragged": ragged}[args.part](args)
+    if args.part != "profile":  # which has a table of its own
+        table()
+    PARTS[args.part](args)
 
 
 if __name__ == "__main__":

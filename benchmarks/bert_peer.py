@@ -92,6 +92,30 @@ class Peer:
             return float(self.model(**batch).loss)
 
 
+def terms_of(config, attention_fn=None):
+    """The objective: of masked tokens, and with a pooler of pairs."""
+    model = BertPretraining(config, attention_fn=attention_fn)
+
+    def loss_terms(params, batch, key):
+        logits, pairs = model.apply(
+            {"params": params},
+            batch["tokens"],
+            segments=batch["segments"],
+            positions=batch.get("positions"),
+            token_types=batch.get("token_types"),
+            masked_positions=batch.get("masked_positions"),
+            deterministic=key is None,
+            rngs=None if key is None else {"dropout": key},
+        )
+        terms = {"mlm": label_smoothed_cross_entropy(logits, batch["targets"], batch["weights"])}
+        if config.pooler:
+            labels = batch["pair_labels"]
+            terms["pair"] = label_smoothed_cross_entropy(pairs, labels, np.ones(labels.shape))
+        return terms
+
+    return loss_terms
+
+
 class Ours:
     """Our model with its state; several steps may take turns on it."""
 
@@ -106,35 +130,10 @@ class Ours:
         )  # fmt: skip
         self.state = init_state(jax.device_put(params), self.optimizer)
 
-    def terms(self, attention_fn=None):
-        """The objective: of masked tokens, and with a pooler of pairs."""
-        model = BertPretraining(self.config, attention_fn=attention_fn)
-
-        def loss_terms(params, batch, key):
-            logits, pairs = model.apply(
-                {"params": params},
-                batch["tokens"],
-                segments=batch["segments"],
-                positions=batch.get("positions"),
-                token_types=batch.get("token_types"),
-                masked_positions=batch.get("masked_positions"),
-                deterministic=key is None,
-                rngs=None if key is None else {"dropout": key},
-            )
-            terms = {
-                "mlm": label_smoothed_cross_entropy(logits, batch["targets"], batch["weights"])
-            }
-            if self.config.pooler:
-                labels = batch["pair_labels"]
-                terms["pair"] = label_smoothed_cross_entropy(pairs, labels, np.ones(labels.shape))
-            return terms
-
-        return loss_terms
-
     def trainer(self, batches, bits, attention_fn=None):
         """A function that makes an update on each batch; `bits` generates those of dropout."""
         coefficients = {"mlm": 1.0} | ({"pair": 1.0} if self.config.pooler else {})
-        step = make_train_step(self.terms(attention_fn), coefficients, self.optimizer)
+        step = make_train_step(terms_of(self.config, attention_fn), coefficients, self.optimizer)
         step = jax.jit(step, donate_argnums=0)
         key = jax.random.key(0, impl=bits)
 
@@ -148,7 +147,9 @@ class Ours:
 
     def losses(self, batches, attention_fn=None):
         """Each term's mean over all batches, without dropout."""
-        terms = jax.jit(lambda params, batch: self.terms(attention_fn)(params, batch, None))
+        terms = jax.jit(
+            lambda params, batch: terms_of(self.config, attention_fn)(params, batch, None)
+        )
         sums = [jax.device_get(terms(self.state.params, batch)) for batch in batches]
         totals = jax.tree.map(lambda *x: np.sum(x, dtype=np.float64), *sums)
         return {name: total / weight for name, (total, weight) in totals.items()}
