@@ -167,6 +167,8 @@ def _names(name: str) -> str:
     words = {path.name} if len(path.name) > 3 else set()  # a chunk's is "0.0"
     if len(path.parts) > 1 and path.parent.name not in ("checkpoints", str(STEPS), "tensorboard"):
         words |= {path.parent.name, path.parent.name.replace(".", "/")}
+    if path.name == "tokenizer.model":
+        words |= {"data.tokenizer"}  # its field, where the file is another whole tokenizer
     if path.name == "manifest.json":
         words |= {f"{STEPS}.*(not|un)finished"}
     return "|".join(sorted(map(re.escape, words))) or re.escape(name)
