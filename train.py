@@ -1,8 +1,6 @@
 """Trains a run; see `python train.py --help`."""
 
-import sys
-
-from transformer_jax.cli.train import main
+from transformer_jax.cli.train import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

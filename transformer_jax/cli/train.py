@@ -7,8 +7,10 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from transformer_jax.cli.config_file import RunArgs, load_config, parse_overrides
+from transformer_jax.cli.ending import end_process
 from transformer_jax.cli.pretrained_sizes import with_sizes
 from transformer_jax.errors import UserError
 from transformer_jax.parallel import hosts, watch
@@ -64,6 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         return _fail(1, f"{type(error).__name__}: {error}")
     return 0
+
+
+def program() -> NoReturn:
+    """The command: `main`, and the end of its process."""
+    end_process(main())
 
 
 def _fail(code: int, reason: str) -> int:

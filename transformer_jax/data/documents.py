@@ -17,6 +17,7 @@ from transformer_jax.errors import UserError
 from transformer_jax.files import file_hash
 
 _RARE = 100  # of so many documents, one falls into valid or test by its hash
+_OF_TOKENIZERS = ("vocab.txt", "merges.txt")  # which may lie beside the text
 _ACCEPTED = (
     "a folder with train.txt and valid.txt, a paragraph a line and a blank line between documents; "
     "a folder with such files of any other names that end in .txt; "
@@ -176,7 +177,8 @@ def _of_folder(folder: Path) -> Source:
     files = sorted(file for file in folder.glob("*.txt") if file.is_file())
     by_hash = {file.stem for file in files}.isdisjoint(SPLITS)
     used = {file.stem: file for file in files if by_hash or file.stem in SPLITS}
-    if ignored := [file.name for file in files if file.stem not in used]:
+    ignored = [x.name for x in files if x.stem not in used and x.name not in _OF_TOKENIZERS]
+    if ignored:
         names = ", ".join(ignored[:3]) + (", ..." if len(ignored) > 3 else "")
         read = ", ".join(f"{split}.txt" for split in SPLITS if split in used)
         warnings.warn(
