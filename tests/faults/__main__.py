@@ -31,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       0; 1 if a fault was silent or failed; 130 after Ctrl-C.
     """
     args = _parser().parse_args(argv)
-    chosen = [fault for fault in FAULTS if not args.only or fault.name in args.only]
+    listed = [fault for fault in FAULTS if fault.in_short or not args.short]
+    chosen = [fault for fault in FAULTS if fault.name in args.only] if args.only else listed
     report = Report(args.seed, args.short)
     began = time.monotonic()
     signal.signal(signal.SIGTERM, _interrupt)  # nothing is left running then either

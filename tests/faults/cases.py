@@ -49,12 +49,14 @@ class Fault:
       what: a line for --help.
       cases: the cases of the whole list, or of the short one.
       at_once: how many of them may run at a time; those of one run in this process.
+      in_short: not so of those of several processes, which `make test` does to runs as well.
     """
 
     name: str
     what: str
     cases: Callable[[Lab, Random, bool], Sequence[Case]]
     at_once: int = 1
+    in_short: bool = True
 
 
 def check(kept: bool, message: str) -> None:

@@ -48,7 +48,7 @@ def refusals(lab: Lab, random: Random, short: bool) -> Sequence[Case]:
         for what, run in (("other pairs", _pairs), ("another tokenizer", _tokenizer))
         for gone, where in ((False, ""), (True, ", config.json gone"))
     ]
-    return random.sample(cases, 6) if short else cases
+    return random.sample(cases, 3) if short else cases
 
 
 def _field(field: str, value: str, gone: bool, lab: Lab, random: Random, folder: Path) -> str:
