@@ -112,5 +112,7 @@ def test_a_run_whose_text_has_changed_does_not_go_on(whole, tmp_path, text_folde
     shutil.copytree(text_folder, tmp_path / "text")
     with (tmp_path / "text" / "train.txt").open("a") as file:
         file.write("\nthe red cat sees the house\n")
-    with pytest.raises(UserError, match="trained on other data.*take a new --workdir"):
+    with pytest.raises(
+        UserError, match=r"(?s)trained on other data.*data\.text.*take a new --workdir"
+    ):
         train(config_of(name, tmp_path / "text"), workdir)
