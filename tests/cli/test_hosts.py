@@ -48,7 +48,7 @@ def test_one_of_two_that_is_told_stops_both_at_the_same_step(
         (signal.SIGKILL, 1, "--distributed.heartbeat 10", None, GOES_ON),
         (signal.SIGKILL, 0, "--distributed.heartbeat 10", None, GOES_ON),
         (signal.SIGSTOP, 1, "--distributed.heartbeat 10", None, GOES_ON),
-        (signal.SIGSTOP, 1, "--distributed.patience 5", 75, "process 1 is behind, at step "),
+        (signal.SIGSTOP, 1, "--distributed.patience 5", 75, "process 1 is behind, at "),
     ],
     ids=["dead-worker", "dead-coordinator", "frozen-worker", "straggler"],
 )
