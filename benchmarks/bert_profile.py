@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.bert_peer import Ours, terms_of
-from benchmarks.bert_ragged import BATCH, GROUP, VOCABULARY, every, tokens_of
-from benchmarks.bert_rows import cut, grouped, masked, our_batches, packed_rows, read_texts
+from benchmarks.bert_ragged import BATCH, every, examples_of, tokens_of
+from benchmarks.bert_rows import our_batches, packed_rows
 from benchmarks.timing import medians, say
 from transformer_jax.models.bert import BertConfig
 from transformer_jax.models.bert_pretraining import BertPretraining
@@ -91,10 +91,7 @@ def parts_of(seconds, layers):
 def profile(args):
     """Prints the parts in ms of 1,000 tokens that are not padding, wall and CPU."""
     config = BertConfig.base(num_layers=args.layers, pooler=False, unroll=True)
-    texts, tokenizer = read_texts(args.data, args.lines, VOCABULARY)
-    groups = grouped(texts, GROUP)
-    examples = masked([text for group in groups for text in group], tokenizer)
-    groups = every(cut(examples, GROUP), args.every)
+    examples, groups = examples_of(args)
     rows = every(packed_rows(examples)[0], args.every)[:BATCH]
     batches = {"packed": our_batches(rows, BATCH), "grouped": list(map(padded_batch, groups))}
     sizes = {"packed": sum(map(tokens_of, rows)), "grouped": sum(map(tokens_of, groups))}

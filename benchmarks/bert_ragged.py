@@ -62,13 +62,18 @@ def best_peer(peer, name, groups, sizes, length):
     return work(groups, *choices[found])
 
 
-def ragged(args):
-    """Updates on the same texts by the peer, padded and grouped, and by us, packed."""
-    config = BertConfig.base(num_layers=args.layers, pooler=False, unroll=True)
+def examples_of(args):
+    """The masked texts, and some of the groups of even length that they make."""
     texts, tokenizer = read_texts(args.data, args.lines, VOCABULARY)
     groups = grouped(texts, GROUP)
     examples = masked([text for group in groups for text in group], tokenizer)
-    groups = every(cut(examples, GROUP), args.every)
+    return examples, every(cut(examples, GROUP), args.every)
+
+
+def ragged(args):
+    """Updates on the same texts by the peer, padded and grouped, and by us, packed."""
+    config = BertConfig.base(num_layers=args.layers, pooler=False, unroll=True)
+    examples, groups = examples_of(args)
     rows, fill = packed_rows(examples)
     lengths = np.array([len(x.tokens) for x in examples])
     say(

@@ -29,11 +29,10 @@ def kills(lab: Lab, random: Random, short: bool) -> Sequence[Case]:
 
 def _at_any_moment(lab: Lab, random: Random, folder: Path) -> str:
     workdir = folder / "run"
-    delay = random.random()
-    lab.reference  # noqa: B018  how long a run takes
+    delay = random.random() * lab.seconds
     command = lab.train(workdir)
     command.until(workdir.is_dir, "its folder")
-    end = time.monotonic() + delay * lab.seconds
+    end = time.monotonic() + delay
     while time.monotonic() < end and not command.ended and last_step(workdir) < STEPS - 1:
         time.sleep(0.001)  # not behind the end, however quick the run is
     command.signal(signal.SIGKILL)

@@ -65,7 +65,6 @@ class Lab:
         self.config.write_text(CONFIG.replace("FOLDER", repr(str(self.pairs))))
         self._lock = threading.RLock()
         self.counts: dict[str, list[bool]] = {}
-        self.seconds = 0.0  # that the undisturbed run took, from the first file on
 
     def random(self, *names: object) -> Random:
         """Draws that depend on the seed and these names alone."""
@@ -103,10 +102,10 @@ class Lab:
     def reference(self) -> Path:
         """The folder of the run that nothing befell."""
         with self._lock:
-            return self._reference
+            return self._reference[0]
 
     @functools.cached_property
-    def _reference(self) -> Path:
+    def _reference(self) -> tuple[Path, float]:
         warm = self.folder / "warm"  # fills the cache, so that the next one's time is typical
         self.train(warm, "--train.stop_at", str(EVERY)).succeed()
         workdir = self.folder / "reference"
@@ -114,10 +113,16 @@ class Lab:
         command.until(workdir.is_dir, "its folder")
         began = time.monotonic()
         command.succeed()
-        self.seconds = time.monotonic() - began
+        seconds = time.monotonic() - began
         found = [line["step"] for line in read_metrics(workdir)]
         check(found == list(range(1, STEPS + 1)), f"the undisturbed run logged the steps {found}")
-        return workdir
+        return workdir, seconds
+
+    @property
+    def seconds(self) -> float:
+        """What the undisturbed run took, from the first file on."""
+        with self._lock:
+            return self._reference[1]
 
     @property
     def final(self) -> State:

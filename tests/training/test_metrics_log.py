@@ -1,5 +1,6 @@
 """metrics.jsonl and TensorBoard's file: what is in them, and a disk that is full."""
 
+import os
 import struct
 
 import pytest
@@ -47,7 +48,8 @@ def test_a_resumed_log_hides_the_steps_after_its_checkpoint(tmp_path):
 
 def test_a_full_disk_is_an_error_that_names_the_file(tmp_path):
     log = MetricsLog(tmp_path, resumed_at=0)
-    log._file.close()
-    log._file = open("/dev/full", "w")  # noqa: SIM115
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, log._file.fileno())
+    os.close(full)
     with pytest.raises(UserError, match=r"metrics\.jsonl: No space left.*goes on from the last"):
         log.write(1, {"loss": 1.0})

@@ -72,6 +72,18 @@ def host_differences(first: Any, other: Any) -> list[str]:
     ]
 
 
+def misfits(want: Mapping[str, Any], have: Mapping[str, Any]) -> list[str]:
+    """How the arrays that there are differ from those that are wanted, by what is said of each."""
+    lines = [f"{name} {want[name]} is missing" for name in want.keys() - have.keys()]
+    lines += [f"{name} {have[name]} has no place" for name in have.keys() - want.keys()]
+    lines += [
+        f"{name} is {have[name]}, not {want[name]}"
+        for name in want.keys() & have.keys()
+        if want[name] != have[name]
+    ]
+    return sorted(lines)
+
+
 def refusal(changed: Sequence[str]) -> str:
     """The rest of a message that ends in "differs in": what differs, and what to do."""
     names = ",".join(line.partition(":")[0] for line in changed)

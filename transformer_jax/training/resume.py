@@ -64,12 +64,12 @@ def open_checkpoints(workdir: Path, config: ExperimentConfig, allow: Sequence[st
             path.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"--workdir {workdir} cannot be used: {error.strerror}.") from error
-    known = path.exists()
-    before = (read_json(path) if known else checkpoints.config()) or now
+    kept = None if path.exists() else checkpoints.config()
+    before = read_json(path) if path.exists() else kept or now
     check_allowed(allow, before, now)
     if changed := differences(before, now, allow):
         raise UserError(f"{workdir} holds another run; it differs in{refusal(changed)}")
-    if not known and checkpoints.config() is not None and jax.process_index() == 0:
+    if kept is not None and jax.process_index() == 0:
         write_config(config, path)  # or the run's tokenizer would be taken for a left-over
     return checkpoints
 

@@ -14,6 +14,7 @@ from transformer_jax.interop.huggingface import is_pretrained, load_pretrained
 from transformer_jax.parallel.sharding import path_of
 from transformer_jax.tasks.task import Task
 from transformer_jax.training.checkpoint import Checkpoints
+from transformer_jax.training.differences import misfits
 from transformer_jax.typing import Params
 
 
@@ -37,7 +38,7 @@ def starting_params(task: Task, fresh: Params, init_from: str | None) -> Params:
         return fresh
     found, where = _read_params(init_from)
     params = found if adopt is None else adopt(found, fresh)
-    if problems := differences(fresh, params):
+    if problems := misfits(_shapes(fresh), _shapes(params)):
         raise UserError(
             f"--train.init_from {where}: its parameters are not those of this model:\n  "
             + "\n  ".join(problems)
@@ -59,19 +60,6 @@ def _read_params(init_from: str) -> tuple[Params, str]:
     found = checkpoints.read_params(step)
     checkpoints.close()
     return found, f"{init_from}, step {step}"
-
-
-def differences(wanted: Params, found: Params) -> list[str]:
-    """The parameters that are missing, that nothing here needs, or that have another shape."""
-    want, have = _shapes(wanted), _shapes(found)
-    lines = [f"{name} {want[name]} is missing" for name in want.keys() - have.keys()]
-    lines += [f"{name} {have[name]} has no place" for name in have.keys() - want.keys()]
-    lines += [
-        f"{name} is {have[name]}, not {want[name]}"
-        for name in want.keys() & have.keys()
-        if want[name] != have[name]
-    ]
-    return sorted(lines)
 
 
 def _shapes(tree: Params) -> dict[str, tuple[int, ...]]:

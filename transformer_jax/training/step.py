@@ -133,10 +133,6 @@ def make_train_step(
             check_vma=False,  # or each gradient is summed at once
         )(params, batch, key)
 
-    def update(grads: Params, params: Params, opt_state: Any) -> tuple[Params, Any]:
-        updates, opt_state = optimizer.update(grads, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state
-
     def train_step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(key, state.step)  # from seed and step: a resumed run repeats it
         if copies is not None and copies.shape["data"] > 1:
@@ -148,10 +144,11 @@ def make_train_step(
         norm = optax.tree.norm(grads)
         has_weight = sum(weights[name] for name in trained) > 0
         made, guard = decide(state.guard, loss, norm, has_weight, spike_sigmas)
-        # Not lax.cond, though a tiny BERT's step on a CPU is then 1.4 times as long: with it the
-        # 8 devices of a CPU waited for one another in different sums, and for ever.
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        new = (optax.apply_updates(state.params, updates), opt_state)
+        # Not lax.cond, which keeps fewer copies: with it the 8 devices of a CPU waited for one
+        # another in different sums, for ever.
         old = (state.params, state.opt_state)
-        new = update(grads, *old)
         params, opt_state = jax.tree.map(lambda x, y: jnp.where(made, x, y), new, old)
         metrics = means | {
             "loss": loss,

@@ -76,20 +76,6 @@ def write_parts(folder: epath.Path, parts: Mapping[str, np.ndarray]) -> dict[str
         return dict(zip(largest, pool.map(write, largest), strict=True))
 
 
-def misfits(manifest: Manifest, wanted: Mapping[str, Any], items: tuple[str, ...]) -> list[str]:
-    """How the arrays of these items differ from those that are wanted, one line each."""
-    have = {k: _text(v) for k, v in manifest.arrays.items() if k.partition("/")[0] in items}
-    want = {k: _text(v) for k, v in wanted.items()}
-    lines = [f"{name} {want[name]} is missing" for name in want.keys() - have.keys()]
-    lines += [f"{name} {have[name]} has no place" for name in have.keys() - want.keys()]
-    lines += [
-        f"{name} is {have[name]}, not {want[name]}"
-        for name in want.keys() & have.keys()
-        if want[name] != have[name]
-    ]
-    return sorted(lines)
-
-
 def verify_around(folder: epath.Path, manifest: Manifest) -> None:
     """Verifies the names of all files in a step's folder, and the files that describe arrays.
 
@@ -225,7 +211,3 @@ def _aligned(size: int) -> np.ndarray:
     raw = np.empty(size + _ALIGNED, np.uint8)
     start = -raw.ctypes.data % _ALIGNED
     return raw[start : start + size]
-
-
-def _text(array: Any) -> str:
-    return f"{jnp.dtype(array.dtype).name}{list(array.shape)}"

@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 from etils import epath
 
 from transformer_jax.errors import UserError
 from transformer_jax.parallel.agreement import any_text
 from transformer_jax.parallel.sharding import path_of
+from transformer_jax.training.differences import misfits
 from transformer_jax.training.manifest import DamagedCheckpoint, Manifest, read_manifest
-from transformer_jax.training.stored_arrays import misfits, read_arrays, verify_around
+from transformer_jax.training.stored_arrays import read_arrays, verify_around
 
 T = TypeVar("T")
 
@@ -40,7 +42,8 @@ def verified_items(folder: epath.Path, manifest: Manifest, items: dict[str, Any]
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(items)
     wanted = {path_of(path): leaf for path, leaf in leaves}
-    if problems := misfits(manifest, wanted, tuple(items)):
+    there = {k: x for k, x in manifest.arrays.items() if k.partition("/")[0] in items}
+    if problems := misfits(_described(wanted), _described(there)):
         raise UserError(
             f"{folder} is of another model or optimizer:\n  "
             + "\n  ".join(problems)
@@ -67,6 +70,10 @@ def verified_arrays(
         return read_arrays(folder, manifest, wanted)
 
     return _together(read)
+
+
+def _described(arrays: Mapping[str, Any]) -> dict[str, str]:
+    return {name: f"{jnp.dtype(x.dtype).name}{list(x.shape)}" for name, x in arrays.items()}
 
 
 def _together(read: Callable[[], T]) -> T:
