@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -12,6 +13,9 @@ from tests.cli.test_commands import ROOT
 from tests.training.small_states import flip
 
 STEPS = "--train.stop_at 4 --train.checkpoint_every 2 --train.log_every 1".split()
+# What gloo itself prints in every process. Its threads share a line at times, so words are
+# compared and not lines.
+GLOO = set("Gloo Rank is connected to peer ranks Expected number of".split())
 
 
 def start(config, workdir, processes, devices, *more):
@@ -81,11 +85,10 @@ def test_processes_train_as_one_does(translation_config, tmp_path, alone, proces
     run = tmp_path / "run"
     out = start(translation_config, run, processes, devices, *mesh)
     found = losses(run)
-    assert [step for step, *_ in found] == [1, 2, 3, 4]  # one log
+    assert [step for step, *_ in found] == [1, 2, 3, 4]
     assert_same_losses(found, alone[:4])
     assert "step 4/4" in out[0]
-    others = [line for text in out[1:] for line in text.splitlines()]
-    assert all(line.startswith("[Gloo]") for line in others)  # which gloo itself prints
+    assert all(set(re.findall("[A-Za-z]+", text)) <= GLOO for text in out[1:])  # one log
     if processes == devices == 2:  # what two saved, one goes on with, and four
         [text] = start(translation_config, run, 1, 4, "--train.stop_at", "6")
         assert "restored step 4" in text
