@@ -18,7 +18,7 @@ from tests.training.small_states import (
 )
 from transformer_jax.errors import UserError
 from transformer_jax.training.checkpoint import Checkpoints
-from transformer_jax.training.hashed_files import FileEntry, hash_file
+from transformer_jax.training.hashed_files import FileEntry, hash_file, write_file
 from transformer_jax.training.manifest import (
     ArrayEntry,
     DamagedCheckpoint,
@@ -219,3 +219,12 @@ def test_a_file_is_hashed_whole_into_a_buffer_of_any_size(tmp_path, size, room):
     if buffer is not None:
         held = min(size, len(buffer))
         assert buffer[:held] == data[:held]
+
+
+@pytest.mark.parametrize("size", [0, 1, (1 << 20) + 1, (17 << 20) + 3])
+def test_a_file_is_written_whole_and_hashed(tmp_path, size):
+    data = random.Random(size).randbytes(size)
+    path = epath.Path(tmp_path / "folder" / "file")
+    found = write_file(path, memoryview(data))
+    assert found == FileEntry(size, hashlib.sha256(data).hexdigest())
+    assert path.read_bytes() == data
