@@ -27,8 +27,8 @@ class Gradient(NamedTuple):
     """
 
     loss: Array
-    means: Metrics
-    weights: Metrics
+    means: dict[str, Array]
+    weights: dict[str, Array]
     grads: Params
 
 
@@ -60,7 +60,7 @@ def make_gradient(
 
     def loss_fn(
         params: Params, batch: Batch, key: Array, weights: Metrics | None
-    ) -> tuple[Array, tuple[Metrics, Metrics]]:
+    ) -> tuple[Array, tuple[dict[str, Array], dict[str, Array]]]:
         terms = terms_fn(params, batch, key)
         mine = _weights(terms)
         if weights is None:

@@ -79,7 +79,7 @@ def make_train_step(
         key = jax.random.fold_in(key, state.step)  # from seed and step: a resumed run repeats it
         loss, means, weights, grads = gradient(state.params, batch, key)
         norm = optax.tree.norm(grads)
-        has_weight = sum(weights[name] for name in trained) > 0
+        has_weight = jnp.asarray(sum(weights[name] for name in trained)) > 0
         made, guard = decide(state.guard, loss, norm, has_weight, spike_sigmas)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         new = (optax.apply_updates(state.params, updates), opt_state)
