@@ -36,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     report = Report(args.seed, args.short)
     began = time.monotonic()
     signal.signal(signal.SIGTERM, _interrupt)  # nothing is left running then either
+    # A job in the background of a shell ignores SIGINT, and so would all commands that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with tempfile.TemporaryDirectory(prefix="faults_", ignore_cleanup_errors=True) as folder:
             lab = Lab(Path(folder), args.seed)
