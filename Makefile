@@ -3,8 +3,8 @@ PYTHON ?= python3
 WORKDIR ?= runs/demo
 BERT_WORKDIR ?= runs/demo_bert
 
-# Large pages for what glibc's malloc gives: without them a step on a CPU spends up to a third of its
-# time on page faults. Other systems ignore it.
+# Large pages for what glibc's malloc gives: without them a step of the BERT demo spends a third of
+# its CPU time in the kernel, on page faults. Other systems ignore it.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 BIN := .venv/bin
