@@ -3,7 +3,9 @@
 import gc
 import os
 import signal
+import sys
 import time
+import weakref
 
 import pytest
 
@@ -24,24 +26,85 @@ def wait_for_interrupt():
         time.sleep(0.01)
 
 
-def test_an_interrupt_while_garbage_is_collected_comes_after_it():
-    """Python prints and forgets what a callback of the collector raises."""
+class Interrupting:
+    """Interrupts this process when it is deleted."""
+
+    def __del__(self):
+        interrupt()
+
+
+def interrupt(*_):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0)  # here the handler runs
+
+
+def in_a_callback_of_the_collector():
+    sent = []
 
     def collecting(phase, info):
-        if phase == "start":
-            os.kill(os.getpid(), signal.SIGINT)
+        if phase == "start" and not sent:
+            sent.append(True)
+            interrupt()
 
     gc.callbacks.append(collecting)
-    before = signal.getsignal(signal.SIGINT)
     try:
-        with pytest.raises(KeyboardInterrupt), sure_interrupts():
-            gc.collect()
-            gc.callbacks.remove(collecting)
-            wait_for_interrupt()
+        gc.collect()
     finally:
-        if collecting in gc.callbacks:
-            gc.callbacks.remove(collecting)
-    assert signal.getsignal(signal.SIGINT) is before
+        gc.callbacks.remove(collecting)
+
+
+def in_a_callback_of_a_weak_reference():
+    thing = type("Thing", (), {})()
+    reference = weakref.ref(thing, interrupt)
+    del thing
+    assert reference() is None
+
+
+def in_a_deletion():
+    Interrupting()
+
+
+def in_a_deletion_and_again_in_the_next():
+    """As with a heap so large that the collector is still at it when the signal comes again."""
+
+    class Slow:
+        def __del__(self):
+            until = time.monotonic() + 0.1
+            while time.monotonic() < until:
+                pass
+
+    Interrupting()
+    Slow()
+
+
+@pytest.mark.parametrize(
+    "ignored",
+    [
+        in_a_callback_of_the_collector,
+        in_a_callback_of_a_weak_reference,
+        in_a_deletion,
+        in_a_deletion_and_again_in_the_next,
+    ],
+)
+def test_an_interrupt_that_python_ignores_comes_again(ignored):
+    handler, hook = signal.getsignal(signal.SIGINT), sys.unraisablehook
+    with pytest.raises(KeyboardInterrupt), sure_interrupts():
+        ignored()
+        wait_for_interrupt()
+    assert signal.getsignal(signal.SIGINT) is handler and sys.unraisablehook is hook
+
+
+def test_what_else_python_ignores_is_printed_as_ever(monkeypatch):
+    ignored = []
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+
+    class Failing:
+        def __del__(self):
+            raise ValueError("of another kind")
+
+    with sure_interrupts():
+        Failing()
+    assert [type(each.exc_value) for each in ignored] == [ValueError]
 
 
 def test_an_interrupt_elsewhere_comes_at_once():

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
-from types import FrameType
+from collections.abc import Callable, Iterator
 
-_AGAIN = 0.01  # seconds after which a signal that would be lost comes once more
+_AGAIN = 0.01  # seconds after which a signal that was ignored comes once more
 
 
 @contextlib.contextmanager
 def sure_interrupts() -> Iterator[None]:
     """Within it Ctrl-C raises KeyboardInterrupt even while garbage is collected.
 
-    JAX has a callback in `gc.callbacks`, and Python ignores what is raised in one. Where SIGINT is
-    handled by others, or ignored, that stays so.
+    Python ignores what is raised in `gc.callbacks`, where JAX has one, in callbacks of weak
+    references and in `__del__`. Where SIGINT is handled by others, or ignored, that stays so.
     """
     if (
         threading.current_thread() is not threading.main_thread()
@@ -26,35 +25,30 @@ def sure_interrupts() -> Iterator[None]:
     ):
         yield
         return
-    signal.signal(signal.SIGINT, _interrupt)
+    with ignored_is_told(KeyboardInterrupt, lambda: send_again(signal.SIGINT)):
+        yield
+
+
+@contextlib.contextmanager
+def ignored_is_told(kind: type[BaseException], tell: Callable[[], None]) -> Iterator[None]:
+    """Within it `tell` is called when Python ignores an exception of a kind, instead of a print."""
+    before = sys.unraisablehook
+
+    def hook(ignored: sys.UnraisableHookArgs) -> None:
+        if issubclass(ignored.exc_type, kind):
+            tell()
+        else:
+            before(ignored)
+
+    sys.unraisablehook = hook
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.unraisablehook = before
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise_now_or_again(KeyboardInterrupt(), number, frame)
-
-
-def raise_now_or_again(error: BaseException, number: int, frame: FrameType | None) -> bool:
-    """Raises, in the handler of a signal; while garbage is collected the signal comes once more.
-
-    Returns:
-      True: it comes once more.
-    """
-    if not _collects_garbage(frame):
-        raise error
+def send_again(number: int) -> None:
+    """Sends this process a signal, a moment later: the place that ignored it is then left."""
     # To the process, not by raise_signal to the timer's thread: that would not wake the main
     # thread from a system call.
     threading.Timer(_AGAIN, os.kill, (os.getpid(), number)).start()
-    return True
-
-
-def _collects_garbage(frame: FrameType | None) -> bool:
-    callbacks = {getattr(callback, "__code__", None) for callback in gc.callbacks}
-    while frame is not None:
-        if frame.f_code in callbacks:
-            return True
-        frame = frame.f_back
-    return False

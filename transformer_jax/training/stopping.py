@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from transformer_jax.interrupts import raise_now_or_again
+from transformer_jax.interrupts import ignored_is_told, send_again
 from transformer_jax.parallel import watch
 
 _HEEDED = (signal.SIGTERM, signal.SIGINT)
@@ -53,7 +53,7 @@ class Stop:
     def __init__(self) -> None:
         self.agreed = 0
         self.heard = 0  # the number of the signal that this process got
-        self.resent = False  # the next signal is no second one
+        self.resent = 0  # how many signals were no new ones
         self._begun = False
         self._before: tuple[Any, Any] | None = None  # what the last call began
         self._share = _sharing() if jax.process_count() > 1 else None
@@ -85,9 +85,14 @@ class Stop:
 
     def hear(self, number: int, frame: FrameType | None) -> None:
         """Handles a signal: notes it, and before the first step ends what is done."""
-        self.heard = number  # the first step heeds it where Python drops what is raised: in __del__
+        self.heard = number
         if not self._begun:
-            self.resent = raise_now_or_again(Stopped(number), number, frame)
+            raise Stopped(number)
+
+    def hear_again(self) -> None:
+        """Lets the signal come once more: Python ignored what `hear` raised."""
+        self.resent += 1
+        send_again(self.heard)
 
 
 @contextlib.contextmanager
@@ -108,6 +113,7 @@ def heeding_signals() -> Iterator[Stop]:
             heeded = [s for s in _HEEDED if signal.getsignal(s) in _DEFAULT]
         if heeded:
             undo.enter_context(_second_ends(stop, heeded))
+            undo.enter_context(ignored_is_told(Stopped, stop.hear_again))
             for number in heeded:
                 undo.callback(signal.signal, number, signal.getsignal(number))
                 signal.signal(number, stop.hear)
@@ -131,9 +137,8 @@ def _second_ends(stop: Stop, heeded: list[signal.Signals]) -> Iterator[None]:
         while data := os.read(read, 1):
             if data[0] not in heeded:
                 continue
-            count += 0 if stop.resent else 1
-            stop.resent = False
-            if count == 2:
+            count += 1
+            if count - stop.resent >= 2:
                 name = signal.Signals(data[0]).name
                 os.write(2, f"ended at once by a second signal, {name}\n".encode())
                 os._exit(128 + data[0])
