@@ -3,10 +3,6 @@ PYTHON ?= python3
 WORKDIR ?= runs/demo
 BERT_WORKDIR ?= runs/demo_bert
 
-# Large pages for what glibc's malloc gives: without them a step of the BERT demo spends a third of
-# its CPU time in the kernel, on page faults. Other systems ignore it.
-export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
-
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
@@ -46,6 +42,10 @@ faults: setup
 
 faults-short: setup
 	$(BIN)/python -m tests.faults --short
+
+# XLA asks malloc for its buffers anew each step. By default glibc hands such large ones back to the
+# system, whose page faults then take up to a third of a step; so it keeps them. Others ignore it.
+demo demo-bert: export GLIBC_TUNABLES ?= glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736
 
 demo: setup
 	$(BIN)/python train.py --config configs/translate_demo.py --workdir $(WORKDIR)
