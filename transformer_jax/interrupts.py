@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 
-_AGAIN = 0.01  # seconds after which a signal that was ignored comes once more
+_AGAIN = 0.05  # seconds after which a signal that was ignored comes once more
 
 
 @contextlib.contextmanager
@@ -49,6 +51,13 @@ def ignored_is_told(kind: type[BaseException], tell: Callable[[], None]) -> Iter
 
 def send_again(number: int) -> None:
     """Sends this process a signal, a moment later: the place that ignored it is then left."""
-    # To the process, not by raise_signal to the timer's thread: that would not wake the main
-    # thread from a system call.
-    threading.Timer(_AGAIN, os.kill, (os.getpid(), number)).start()
+    # Not by a threading.Timer: on a busy machine its start can wait for the moment to be over, and
+    # the signal would be ignored for good, in `sys.unraisablehook`.
+    _thread.start_new_thread(_send, (number,))
+
+
+def _send(number: int) -> None:
+    time.sleep(_AGAIN)
+    # To the process, not by raise_signal to this thread: that would not wake the main thread from
+    # a system call.
+    os.kill(os.getpid(), number)
