@@ -16,7 +16,7 @@ _AGAIN = 0.05  # seconds after which a signal that was ignored comes once more
 
 @contextlib.contextmanager
 def sure_interrupts() -> Iterator[None]:
-    """Within it Ctrl-C raises KeyboardInterrupt even while garbage is collected.
+    """Within it Ctrl-C raises KeyboardInterrupt, again where Python has ignored it.
 
     Python ignores what is raised in `gc.callbacks`, where JAX has one, in callbacks of weak
     references and in `__del__`. Where SIGINT is handled by others, or ignored, that stays so.

@@ -153,7 +153,6 @@ def test_before_the_first_step_a_signal_ends_what_is_done():
 
 def test_a_signal_while_garbage_is_collected_counts_once():
     """What its handler raises would be lost, so it comes again; that is no second signal."""
-
     sent = []
 
     def collecting(phase, info):
