@@ -32,5 +32,5 @@ def get_config() -> ExperimentConfig:
             weight_decay=0.01,
             clip_norm=1.0,
         ),
-        train=TrainConfig(steps=4000, batch_size=16, log_every=100, checkpoint_every=1000),
+        train=TrainConfig(steps=3000, batch_size=16, log_every=100, checkpoint_every=1000),
     )
