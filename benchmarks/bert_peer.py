@@ -140,7 +140,7 @@ class Ours:
         def train():
             for batch in batches:
                 self.state, metrics = step(self.state, batch, key)
-                jax.block_until_ready(self.state)  # no memory for two updates at a time
+            jax.block_until_ready(self.state)
             return metrics
 
         return train

@@ -28,7 +28,7 @@ from benchmarks.timing import fastest, medians, row, say
 from transformer_jax.models.bert import BertConfig
 
 VOCABULARY = 8192
-BATCH, GROUP = 4, 32  # our rows, two updates of which must fit in 24 GB; texts of a group
+BATCH, GROUP = 4, 32  # our rows, of 512 tokens; texts of a group
 PADDED = 16  # texts that are padded to a row
 
 
